@@ -1,0 +1,329 @@
+"""Blocks and packs: which there are, where they are kept, which are waiting for the remote, which may go.
+
+A block row exists from the moment its bytes are sealed. `pack` NULL says that the remote does not have it yet.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from syncer.meta.database import Database, Table, journaled
+from syncer.values import BlockId, Location, PackId
+
+NOT_CACHED, CACHED_FILE, CACHED_ROW = 0, 1, 2
+CONTENT, TREE = 0, 1
+FILE_UNIT_BYTES = 4096
+_USE_GRAIN_S = 30
+
+
+def file_bytes(size: int) -> int:
+    """What a file of *size* bytes takes on the disk."""
+    return -(-size // FILE_UNIT_BYTES) * FILE_UNIT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    number: int
+    id: BlockId
+    size: int
+    cached: int
+    location: Location | None
+
+
+@dataclass(slots=True)
+class CacheTotals:
+    """Bytes of cached blocks: files as they take up the disk, rows by their length."""
+
+    clean_files: int = 0
+    clean_rows: int = 0
+    pending_files: int = 0
+    pending_rows: int = 0
+
+
+class BlockTable(Table):
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._used: dict[int, int] = {}
+        self.totals = CacheTotals()
+        self.on_released: Callable[[BlockId], None] = lambda block_id: None
+        """Called with the id of a block whose row is gone and whose cache file must go, after the commit."""
+        self.held_up_to = 0
+        """Blocks numbered up to this stay although nothing names them: a snapshot being published does."""
+        self._gone: list[BlockId] = []
+        database.on_commit.append(self._report_released)
+        self._load_totals()
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    _BLOCK = (
+        "SELECT b.number, b.id, b.size, b.cached, p.id, b.pack_offset, b.sealed_bytes"
+        " FROM blocks b LEFT JOIN packs p ON p.number = b.pack"
+    )
+
+    @staticmethod
+    def _block(row: tuple[int, bytes, int, int, bytes | None, int, int]) -> Block:
+        location = None if row[4] is None else Location(PackId(row[4]), row[5], row[6])
+        return Block(row[0], BlockId(row[1]), row[2], row[3], location)
+
+    def get(self, number: int) -> Block:
+        """Raises: KeyError."""
+        row = self.execute(f"{self._BLOCK} WHERE b.number = ?", (number,)).fetchone()
+        if row is None:
+            raise KeyError(number)
+        return self._block(row)
+
+    def find(self, block_id: BlockId) -> Block | None:
+        row = self.execute(f"{self._BLOCK} WHERE b.id = ?", (block_id,)).fetchone()
+        return None if row is None else self._block(row)
+
+    def data(self, number: int) -> bytes | None:
+        """The bytes of a block kept as a row."""
+        row = self.execute("SELECT data FROM block_data WHERE number = ?", (number,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def use(self, number: int) -> None:
+        """Note that the block was read just now."""
+        self._used[number] = int(time.time())
+
+    def pending(self, limit_bytes: int, born_before_s: int) -> list[Block]:
+        """The oldest blocks that the remote lacks and something needs, of about *limit_bytes* together (one at least)."""
+        rows = self.execute(
+            "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND born <= ?"
+            " AND (refs > 0 OR number <= ?) ORDER BY number",
+            (born_before_s, self.held_up_to),
+        )
+        chosen: list[Block] = []
+        total = 0
+        for row in rows:
+            if chosen and total + row[2] > limit_bytes:
+                break
+            chosen.append(self._block(row))
+            total += row[2]
+        return chosen
+
+    def pending_totals(self) -> tuple[int, int, int | None]:
+        """(bytes, blocks, oldest birth in seconds) of what waits for the remote."""
+        row = self.execute(
+            "SELECT ifnull(sum(size), 0), count(*), min(born) FROM blocks"
+            " WHERE pack IS NULL AND (refs > 0 OR number <= ?)",
+            (self.held_up_to,),
+        ).fetchone()
+        return row[0], row[1], row[2]
+
+    def newest(self) -> int:
+        """The highest block number there is."""
+        return int(self.execute("SELECT ifnull(max(number), 0) FROM blocks").fetchone()[0])
+
+    def evictable(self, limit: int) -> list[Block]:
+        """Up to *limit* clean cached blocks: files least recently used first, then rows."""
+        self._write_uses()
+        rows = self.execute(
+            "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks INDEXED BY blocks_evictable"
+            " WHERE cached > 0 AND pack IS NOT NULL ORDER BY cached, used LIMIT ?",
+            (limit,),
+        ).fetchall()
+        return [self._block(row) for row in rows]
+
+    def unindexed_packs(self) -> list[tuple[PackId, int, int, list[tuple[BlockId, int, int, int]]]]:
+        """Packs that no index object lists: (pack id, size, kind, [(block id, offset, sealed bytes, plain bytes)])."""
+        packs = self.execute("SELECT number, id, size, kind FROM packs WHERE indexed IS NULL").fetchall()
+        result = []
+        for number, pack_id, size, kind in packs:
+            entries = self.execute(
+                "SELECT id, pack_offset, sealed_bytes, size FROM blocks WHERE pack = ? ORDER BY pack_offset", (number,)
+            ).fetchall()
+            result.append((PackId(pack_id), size, kind, entries))
+        return result
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    def add(self, block_id: BlockId, size: int, cached: int, data: bytes | memoryview | None, born_s: int) -> int:
+        """The number of the block *block_id*, which is now cached the way *cached* says; made where it is new.
+
+        Part of a journaled operation. A block that is cached already keeps the copy it has.
+        """
+        row = self.execute("SELECT number, cached, pack FROM blocks WHERE id = ?", (block_id,)).fetchone()
+        if row is None:
+            cursor = self.execute(
+                "INSERT INTO blocks(id, size, refs, kind, cached, used, born) VALUES (?, ?, 0, ?, ?, ?, ?)",
+                (block_id, size, CONTENT, cached, born_s, born_s),
+            )
+            number, pack = int(cursor.lastrowid or 0), None
+        else:
+            number, pack = row[0], row[2]
+            if row[1]:
+                return int(number)
+            self.execute("UPDATE blocks SET cached = ?, used = ? WHERE number = ?", (cached, born_s, number))
+        if cached == CACHED_ROW:
+            self.execute("INSERT OR REPLACE INTO block_data VALUES (?, ?)", (number, data))
+        self._account(size, cached, pack is not None, 1)
+        return int(number)
+
+    def _account(self, size: int, cached: int, clean: bool, sign: int) -> None:
+        totals = self.totals
+        if cached == CACHED_FILE:
+            amount = sign * file_bytes(size)
+            if clean:
+                totals.clean_files += amount
+            else:
+                totals.pending_files += amount
+        elif cached == CACHED_ROW:
+            if clean:
+                totals.clean_rows += sign * size
+            else:
+                totals.pending_rows += sign * size
+
+    @journaled(30)
+    def stored(self, pack_id: PackId, size: int, kind: int, entries: Sequence[tuple[BlockId, int, int, int]]) -> None:
+        """The remote holds the pack. *entries*: (block id, offset, sealed bytes, plain bytes).
+
+        A tree pack's blocks have no rows before; a content block that was released meanwhile gets one too, so that
+        the index lists the whole pack and the block need not be sent again.
+        """
+        self.execute("INSERT OR IGNORE INTO packs(id, size, kind) VALUES (?, ?, ?)", (pack_id, size, kind))
+        pack = self.execute("SELECT number FROM packs WHERE id = ?", (pack_id,)).fetchone()[0]
+        for block_id, offset, sealed_bytes, plain_bytes in entries:
+            row = self.execute("SELECT number, cached, pack FROM blocks WHERE id = ?", (block_id,)).fetchone()
+            if row is None:
+                self.execute(
+                    "INSERT INTO blocks(id, size, refs, kind, pack, pack_offset, sealed_bytes, cached, used, born)"
+                    " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0)",
+                    (block_id, plain_bytes, kind, pack, offset, sealed_bytes),
+                )
+            elif row[2] is None:
+                self.execute(
+                    "UPDATE blocks SET pack = ?, pack_offset = ?, sealed_bytes = ? WHERE number = ?",
+                    (pack, offset, sealed_bytes, row[0]),
+                )
+                self._account(plain_bytes, row[1], False, -1)
+                self._account(plain_bytes, row[1], True, 1)
+
+    @journaled(31)
+    def indexed(self, pack_ids: Sequence[PackId], seq: int) -> None:
+        """Our index object *seq* on the remote lists the packs."""
+        self.executemany("UPDATE packs SET indexed = ? WHERE id = ?", [(seq, pack_id) for pack_id in pack_ids])
+
+    @journaled(32)
+    def fetched(self, block_id: BlockId) -> None:
+        """The block is, or is about to be, a file in the cache. A reader that finds none fetches again."""
+        row = self.execute("SELECT number, size, cached, pack FROM blocks WHERE id = ?", (block_id,)).fetchone()
+        if row is not None and not row[2]:
+            self.execute("UPDATE blocks SET cached = ?, used = ? WHERE number = ?", (CACHED_FILE, 0, row[0]))
+            self._account(row[1], CACHED_FILE, row[3] is not None, 1)
+
+    def keep_row(self, block: Block, data: bytes) -> None:
+        """Cache a fetched small block as a row. Not journaled: what is lost is fetched again."""
+        self.database.begin()
+        if self.get(block.number).cached:
+            return
+        self.execute("INSERT OR REPLACE INTO block_data VALUES (?, ?)", (block.number, data))
+        self.execute("UPDATE blocks SET cached = ? WHERE number = ?", (CACHED_ROW, block.number))
+        self._account(block.size, CACHED_ROW, block.location is not None, 1)
+        self.use(block.number)
+
+    @journaled(33)
+    def evicted(self, numbers: Sequence[int]) -> None:
+        """The cached copies of these clean blocks are about to be deleted."""
+        for number in numbers:
+            row = self.execute("SELECT size, cached, pack FROM blocks WHERE number = ?", (number,)).fetchone()
+            if row is None or not row[1]:
+                continue
+            if row[2] is None:
+                raise ValueError(f"block {number} is not on the remote and must not be evicted")
+            if row[1] == CACHED_ROW:
+                self.execute("DELETE FROM block_data WHERE number = ?", (number,))
+            else:
+                self.execute("INSERT OR IGNORE INTO deleting SELECT id FROM blocks WHERE number = ?", (number,))
+            self.execute("UPDATE blocks SET cached = 0 WHERE number = ?", (number,))
+            self._account(row[0], row[1], True, -1)
+            self._used.pop(number, None)
+
+    @journaled(34)
+    def known(self, pack_id: PackId, size: int, kind: int, seq: int, entries: Sequence[tuple[BlockId, int, int, int]]) -> None:
+        """Learn of a pack from an index object on the remote, when DATA is built from it."""
+        BlockTable.stored.__wrapped__(self, pack_id, size, kind, entries)  # type: ignore[attr-defined]
+        self.execute("UPDATE packs SET indexed = ? WHERE id = ?", (seq, pack_id))
+
+    # --- commit --------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        self._write_uses()
+        self._reap()
+
+    def _write_uses(self) -> None:
+        if self._used:
+            self.database.begin()
+            self.executemany(
+                "UPDATE blocks SET used = ? WHERE number = ? AND cached > 0 AND used < ?",
+                [(when, number, when - _USE_GRAIN_S) for number, when in self._used.items()],
+            )
+            self._used.clear()
+
+    def _reap(self) -> None:
+        """Delete the rows of released blocks that the remote does not have and nothing needs."""
+        rows = self.execute(
+            "SELECT r.number, b.id, b.size, b.cached FROM released r JOIN blocks b ON b.number = r.number"
+            " WHERE b.refs = 0 AND b.pack IS NULL AND b.number > ?",
+            (self.held_up_to,),
+        ).fetchall()
+        for number, block_id, size, cached in rows:
+            self.execute("DELETE FROM blocks WHERE number = ?", (number,))
+            self.execute("DELETE FROM settling WHERE number = ?", (number,))
+            if cached == CACHED_ROW:
+                self.execute("DELETE FROM block_data WHERE number = ?", (number,))
+            elif cached == CACHED_FILE:
+                self.execute("INSERT OR IGNORE INTO deleting VALUES (?)", (block_id,))
+                self._gone.append(BlockId(block_id))
+            self._account(size, cached, False, -1)
+        self.execute("DELETE FROM released WHERE number > ?", (self.held_up_to,))
+
+    def _report_released(self) -> None:
+        gone, self._gone = self._gone, []
+        for block_id in gone:
+            self.on_released(block_id)
+
+    def deletions(self) -> list[BlockId]:
+        """Cache files that are to be deleted and that no block row calls its own."""
+        rows = self.execute(
+            "SELECT d.id FROM deleting d WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.id = d.id AND b.cached = ?)",
+            (CACHED_FILE,),
+        )
+        return [BlockId(row[0]) for row in rows]
+
+    def deleted(self, block_ids: Iterable[BlockId]) -> None:
+        """These cache files are gone. Not journaled: deleting again does no harm."""
+        self.database.begin()
+        self.executemany("DELETE FROM deleting WHERE id = ?", [(block_id,) for block_id in block_ids])
+
+    def settling(self) -> list[tuple[int, BlockId, int]]:
+        """(dirty file, block id, bytes) of tails that became blocks and may still have to move into the cache."""
+        rows = self.execute("SELECT s.dirty, b.id, s.length FROM settling s JOIN blocks b ON b.number = s.number")
+        return [(dirty, BlockId(block_id), length) for dirty, block_id, length in rows]
+
+    def settled(self, dirty: int) -> None:
+        """The tail has moved. Not journaled: moving again does no harm."""
+        self.database.begin()
+        self.execute("DELETE FROM settling WHERE dirty = ?", (dirty,))
+
+    def forget_cached(self) -> None:
+        self._used.clear()
+        self._gone.clear()
+        self._load_totals()
+
+    def _load_totals(self) -> None:
+        self.totals = CacheTotals()
+        rows = self.execute(
+            "SELECT cached, pack IS NOT NULL,"
+            f" sum(CASE cached WHEN 1 THEN (size + {FILE_UNIT_BYTES - 1}) / {FILE_UNIT_BYTES} * {FILE_UNIT_BYTES} ELSE size END)"
+            " FROM blocks WHERE cached > 0 GROUP BY 1, 2"
+        )
+        for cached, clean, amount in rows:
+            match cached, bool(clean):
+                case (1, True):
+                    self.totals.clean_files = amount
+                case (1, False):
+                    self.totals.pending_files = amount
+                case (2, True):
+                    self.totals.clean_rows = amount
+                case (2, False):
+                    self.totals.pending_rows = amount

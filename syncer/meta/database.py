@@ -1,0 +1,260 @@
+"""meta.db with its journal: one writer, redo records, commits, checkpoints, replay.
+
+Everything but `checkpoint` and `sync` runs on the event loop's thread. Tables (inodes.py, namespace.py, extents.py,
+blocktable.py) derive from `Table`; their mutating methods are decorated with `journaled`.
+"""
+
+import functools
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from syncer.errors import LocalDamage
+from syncer.meta import schema
+from syncer.meta.journal import Journal, read_records
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T", bound="Table")
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:
+    """Mark a method of a Table as a journaled mutation with the stable record number *operation*.
+
+    The method must be a deterministic function of its arguments and the tables, must not fail once its arguments
+    are right (check first, in the caller), and takes its arguments by position: they are the record.
+    """
+
+    def decorate(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+        @functools.wraps(method)
+        def call(self: T, *args: P.args, **kwargs: P.kwargs) -> R:
+            self.database.record(_encode((operation, args)))
+            try:
+                return method(self, *args, **kwargs)
+            except BaseException:
+                self.database.damaged = True  # recorded but not applied: the tables are behind the journal
+                raise
+
+        call.operation = operation  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+class Table:
+    """A group of tables of meta.db with the operations that change them."""
+
+    def __init__(self, database: "Database") -> None:
+        self.database = database
+        self.execute = database.connection.execute
+        self.executemany = database.connection.executemany
+        for name in dir(type(self)):
+            method = getattr(type(self), name)
+            operation = getattr(method, "operation", None)
+            if operation is not None:
+                database.register(operation, functools.partial(method.__wrapped__, self))
+
+    def flush(self) -> None:
+        """Write what is kept in memory into the tables; called before each commit."""
+
+    def forget_cached(self) -> None:
+        """Drop what is kept in memory, because the tables were rolled back under it."""
+
+
+class Database:
+    """The connection that writes, its open transaction and the journal.
+
+    A transaction is opened by the first mutation after a commit. `pending` then becomes True and `on_pending` is
+    called, so that the owner can commit a little later.
+    """
+
+    def __init__(self, path: Path, journal_folder: Path) -> None:
+        """Open or create. Nothing is replayed before `recover`, which must come first.
+
+        Raises:
+            LocalDamage: meta.db cannot be read or has a version this syncer does not know.
+        """
+        self.path = path
+        self.connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self.connection.close()
+            raise LocalDamage(f"{path}: {error}") from error
+        self._journal_folder = journal_folder
+        self._replay: dict[int, Callable[..., object]] = {}
+        self._tables: list[Table] = []
+        self.journal: Journal | None = None
+        self.pending = False
+        self.damaged = False
+        self.on_pending: Callable[[], None] = lambda: None
+        self.on_commit: list[Callable[[], None]] = []
+        self._operations = 0
+        self._mark = 0
+        self.committed_position = self.state_integer("journal_position")
+
+    def _open(self) -> None:
+        execute = self.connection.execute
+        if not execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            schema.create(self.connection)
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = NORMAL")
+        execute("PRAGMA wal_autocheckpoint = 0")
+        execute("PRAGMA cache_size = -32768")
+        execute("PRAGMA temp_store = MEMORY")
+        version = execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
+        if version is None or version[0] != schema.VERSION:
+            raise LocalDamage(
+                f"{self.path}: made by another version of syncer", hint="use that version, or build DATA anew from the remote"
+            )
+
+    def add(self, table: T) -> T:
+        self._tables.append(table)
+        return table
+
+    def register(self, operation: int, method: Callable[..., object]) -> None:
+        if operation in self._replay:
+            raise ValueError(f"journal operation {operation} is taken")
+        self._replay[operation] = method
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def state_integer(self, key: str) -> int:
+        row = self.connection.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def state_bytes(self, key: str) -> bytes | None:
+        row = self.connection.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def set_state(self, key: str, value: int | bytes) -> None:
+        """Set a value that is not journaled: derived, or set at a moment that is followed by a commit."""
+        self.begin()
+        self.connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, value))
+
+    # --- mutations -----------------------------------------------------------------------------------------------
+
+    def record(self, payload: bytes) -> None:
+        """Append a redo record and make sure that a transaction is open for what it says."""
+        if self.damaged or self.journal is None:
+            raise LocalDamage(f"{self.path}: an operation failed half-way, so no further change is taken", hint="mount again")
+        if not self.pending:
+            self.begin()
+        self.journal.append(payload)
+        self._operations += 1
+
+    def begin(self) -> None:
+        if not self.pending:
+            self.connection.execute("BEGIN IMMEDIATE")
+            self.pending = True
+            self.on_pending()
+
+    @property
+    def uncommitted(self) -> int:
+        """How much waits for a commit: operations, counting each 4 KiB of journal as one more."""
+        journal_bytes = self.journal.end - self.committed_position if self.journal else 0
+        return self._operations + journal_bytes // 4096
+
+    def commit(self) -> None:
+        """Commit everything recorded so far. ATOMIC: no await between the flush of the tables and the COMMIT."""
+        if not self.pending:
+            return
+        if self.damaged:
+            raise LocalDamage(f"{self.path}: an operation failed half-way, so nothing is committed", hint="mount again")
+        for table in self._tables:
+            table.flush()
+        assert self.journal is not None
+        position = self.journal.end
+        self.connection.execute("INSERT OR REPLACE INTO state VALUES ('journal_position', ?)", (position,))
+        self.connection.execute("COMMIT")
+        self.committed_position = position
+        self.pending = False
+        self._operations = 0
+        for action in self.on_commit:
+            action()
+
+    def recover(self) -> int:
+        """Replay what the last commit lacks, start a new journal segment, and return how many records were replayed.
+
+        Raises:
+            LocalDamage: the journal has a gap, or a record that cannot be applied.
+        """
+        self.connection.execute("BEGIN IMMEDIATE")
+        position, replayed = self.committed_position, 0
+        for end, payload in read_records(self._journal_folder, position):
+            operation, arguments = _decode(payload)
+            try:
+                self._replay[operation](*arguments)
+            except (KeyError, TypeError, sqlite3.DatabaseError) as error:
+                self.connection.execute("ROLLBACK")
+                raise LocalDamage(f"journal: the record before {end:#x} cannot be applied: {error!r}") from error
+            position, replayed = end, replayed + 1
+        self.journal = Journal(self._journal_folder, position)
+        self.pending = True
+        self.commit()
+        return replayed
+
+    # --- durability ----------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make every operation recorded so far survive a power cut. Blocking; meant for a thread."""
+        if self.journal is not None:
+            self.journal.sync()
+
+    def checkpoint(self) -> None:
+        """Move committed pages from the WAL into meta.db, durably. Blocking; meant for a thread."""
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        finally:
+            connection.close()
+
+    def checkpoint_here(self) -> bool:
+        """Finish a checkpoint on the writing connection, so that the WAL starts over. True when it could.
+
+        Blocks for the pages that `checkpoint` has left. Call between a commit and the next mutation.
+        """
+        busy, log, done = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return not busy and log == done
+
+    def shrink(self, pages: int) -> None:
+        """Give up to *pages* unused pages back to the file system (with the next checkpoint)."""
+        self.begin()
+        self.connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+
+    def free_pages(self) -> int:
+        return int(self.connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+    def disk_bytes(self) -> int:
+        """meta.db, its WAL and shared memory, and the journal, as they are on the disk now."""
+        total = self.journal.total_bytes if self.journal else 0
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                total += Path(f"{self.path}{suffix}").stat().st_size
+            except FileNotFoundError:
+                continue
+        return total
+
+    def reader(self) -> sqlite3.Connection:
+        """A second connection for one thread; it sees commits only."""
+        uri = f"file:{self.path}?mode=ro"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+    def close(self) -> None:
+        """Commit, checkpoint and close. Whatever fails here is replayed at the next start."""
+        try:
+            if not self.damaged:
+                self.commit()
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                if self.journal is not None:
+                    self.journal.discard(self.committed_position)
+        finally:
+            self.connection.close()
+            if self.journal is not None:
+                self.journal.close()

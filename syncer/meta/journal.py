@@ -1,0 +1,127 @@
+"""The redo log: what meta.db has not committed yet, as records that survive the death of the process.
+
+Owned by the Database; appended to on the event loop's thread, made durable (fdatasync) from any thread. A record is
+in the page cache when `append` returns, so killing syncer loses nothing that was acknowledged.
+
+Positions are bytes since the journal began, over all segments. A segment is a file named by the position of its
+first byte in 16 hex digits:
+
+    segment = record*        record = u32 payload length, u32 CRC-32 of the payload, payload     (little endian)
+
+Reading stops at the first record that is cut short or fails its CRC: that is the write the crash interrupted, and
+nobody was told that it had happened.
+"""
+
+import contextlib
+import errno
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from syncer.errors import LocalDamage
+
+SEGMENT_BYTES = 4 * 1024 * 1024
+RECORD_MAX_BYTES = 16 * 1024 * 1024
+_HEADER = struct.Struct("<II")
+
+
+class Journal:
+    """Appends records to the newest segment; see the module's text for the format.
+
+    INVARIANT: the segments on disk cover [first needed position, end) without a gap.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        """Begin a new segment at position *start*; what is in *folder* stays until `discard`."""
+        self._folder = folder
+        self._segments = sorted(folder.iterdir(), key=_start_of)
+        self.end = start
+        self.total_bytes = sum(path.stat().st_size for path in self._segments)
+        self._open: list[int] = []  # descriptors of segments that may hold bytes not yet durable, newest last
+        self._begin_segment()
+
+    def _begin_segment(self) -> None:
+        path = self._folder / f"{self.end:016x}"
+        # A segment of that name can only hold the torn record of a crash: nothing was ever read from it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
+        self._open.append(os.open(path, flags, 0o600))
+        self._segment_start = self.end
+        if path not in self._segments:
+            self._segments.append(path)
+
+    def append(self, payload: bytes) -> None:
+        """Add one record. All of it is in the file when this returns, or none and an OSError is raised."""
+        record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        written = os.write(self._open[-1], record)
+        if written != len(record):
+            os.ftruncate(self._open[-1], self.end - self._segment_start)
+            raise OSError(errno.ENOSPC, "the journal has no room")
+        self.end += written
+        self.total_bytes += written
+        if self.end - self._segment_start > SEGMENT_BYTES:
+            with contextlib.suppress(OSError):  # no room for a new file: the old one grows until there is
+                self._begin_segment()
+
+    def sync(self) -> None:
+        """Make every record appended before this call durable. May run in a thread beside `append`.
+
+        One call at a time; whoever calls shares it among all who wait.
+        """
+        descriptors = list(self._open)
+        for descriptor in descriptors:
+            os.fdatasync(descriptor)
+        for descriptor in descriptors[:-1]:  # complete and durable: never needed again
+            self._open.remove(descriptor)
+            os.close(descriptor)
+
+    def discard(self, position: int) -> None:
+        """Delete the segments whose every record lies before *position*."""
+        while len(self._segments) > 1 and _start_of(self._segments[1]) <= position:
+            path = self._segments.pop(0)
+            self.total_bytes -= path.stat().st_size
+            path.unlink()
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
+
+
+def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (position after the record, payload) for each whole record from *position* on.
+
+    Raises:
+        LocalDamage: there are segments, and *position* is in none of them although some begin later.
+    """
+    segments = sorted(folder.iterdir(), key=_start_of)
+    for index, path in enumerate(segments):
+        start = _start_of(path)
+        data = path.read_bytes()
+        if start + len(data) <= position:
+            continue
+        if start > position:
+            raise LocalDamage(f"journal: nothing covers position {position:#x}, the next segment starts at {start:#x}")
+        offset = position - start
+        while (payload := _record_at(data, offset)) is not None:
+            offset += _HEADER.size + len(payload)
+            position = start + offset
+            yield position, payload
+        last = index + 1 == len(segments) or _start_of(segments[index + 1]) != position
+        if last:
+            return
+
+
+def _record_at(data: bytes, offset: int) -> bytes | None:
+    """The payload of the record at *offset*, or None where no whole one stands."""
+    if offset + _HEADER.size > len(data):
+        return None
+    length, checksum = _HEADER.unpack_from(data, offset)
+    payload = data[offset + _HEADER.size : offset + _HEADER.size + length]
+    if length > RECORD_MAX_BYTES or len(payload) != length or zlib.crc32(payload) != checksum:
+        return None
+    return payload
+
+
+def _start_of(path: Path) -> int:
+    return int(path.name, 16)

@@ -1,0 +1,189 @@
+"""Names: directory entries, and the inode changes that belong to making, linking, renaming and removing them.
+
+What POSIX forbids is checked by `fs/namespace.py` before any of the journaled methods here is called.
+"""
+
+from dataclasses import dataclass
+from stat import S_ISDIR
+
+from syncer.meta.database import Database, Table, journaled
+from syncer.meta.inodes import Inode, InodeTable
+from syncer.values import ROOT_INODE, InodeNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory. *cookie* is where readdir continues after it."""
+
+    cookie: int
+    name: bytes
+    inode: InodeNumber
+
+
+class NamespaceTable(Table):
+    def __init__(self, database: Database, inodes: InodeTable) -> None:
+        super().__init__(database)
+        self._inodes = inodes
+        self.leafed: set[int] = set()
+        """Directories with rows in `leaves`: a snapshot wants to know which of their names changed."""
+        self.forget_cached()
+
+    def forget_cached(self) -> None:
+        self.leafed = {row[0] for row in self.execute("SELECT DISTINCT inode FROM leaves")}
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def lookup(self, parent: int, name: bytes) -> InodeNumber | None:
+        row = self.execute("SELECT inode FROM dentries WHERE parent = ? AND name = ?", (parent, name)).fetchone()
+        return None if row is None else InodeNumber(row[0])
+
+    def list(self, parent: int, after_cookie: int, limit: int) -> list[Entry]:
+        """Up to *limit* entries with a cookie above *after_cookie*, in the order of their cookies."""
+        rows = self.execute(
+            "SELECT cookie, name, inode FROM dentries WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?",
+            (parent, after_cookie, limit),
+        )
+        return [Entry(*row) for row in rows]
+
+    def is_empty(self, parent: int) -> bool:
+        return self.execute("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)).fetchone() is None
+
+    def parents(self, number: int) -> list[tuple[InodeNumber, bytes]]:
+        """Every (directory, name) that links to the inode."""
+        return self.execute("SELECT parent, name FROM dentries WHERE inode = ?", (number,)).fetchall()
+
+    def is_ancestor(self, candidate: int, number: int) -> bool:
+        """Whether directory *candidate* is *number* or above it."""
+        while number != candidate:
+            row = self.execute("SELECT parent FROM dentries WHERE inode = ?", (number,)).fetchone()
+            if row is None:
+                return False
+            number = row[0]
+        return True
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    def _enter(self, parent: Inode, name: bytes, number: int, now_ns: int) -> None:
+        self.execute("INSERT INTO dentries(parent, name, inode) VALUES (?, ?, ?)", (parent.number, name, number))
+        self._note(parent, name, now_ns)
+
+    def _leave(self, parent: Inode, name: bytes, now_ns: int) -> None:
+        self.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent.number, name))
+        self._note(parent, name, now_ns)
+
+    def _note(self, parent: Inode, name: bytes, now_ns: int) -> None:
+        parent.mtime_ns = parent.ctime_ns = now_ns
+        self._inodes.touch(parent)
+        if parent.number in self.leafed:
+            self.execute(
+                "INSERT OR REPLACE INTO changed_names VALUES (?, ?, ?)", (parent.number, name, self._inodes.generation)
+            )
+
+    @journaled(10)
+    def create(
+        self, parent: int, name: bytes, number: int, mode: int, uid: int, gid: int, rdev: int, target: bytes | None, now_ns: int
+    ) -> None:
+        """Make an inode of any type and its first name. *mode* holds the type; *target* is a symlink's."""
+        directory = self._inodes.need(parent)
+        inode = Inode(number, mode, uid, gid, 1, now_ns, rdev)
+        if target is not None:
+            inode.target = target
+            inode.size = len(target)
+        if S_ISDIR(mode):
+            inode.nlink = 2
+            directory.nlink += 1
+        self._inodes.insert(inode)
+        self._enter(directory, name, number, now_ns)
+
+    @journaled(11)
+    def create_root(self, mode: int, uid: int, gid: int, now_ns: int) -> None:
+        """Make the root directory of an empty file system."""
+        self._inodes.insert(Inode(ROOT_INODE, mode, uid, gid, 2, now_ns, 0))
+
+    @journaled(12)
+    def link(self, number: int, parent: int, name: bytes, now_ns: int) -> None:
+        inode = self._inodes.need(number)
+        if not inode.nlink:
+            self._inodes.count(inode, 1)
+        inode.nlink += 1
+        inode.ctime_ns = now_ns
+        self._inodes.touch(inode)
+        self._enter(self._inodes.need(parent), name, number, now_ns)
+
+    @journaled(13)
+    def unlink(self, parent: int, name: bytes, now_ns: int) -> None:
+        """Remove the name of anything but a directory. The inode stays, an orphan when that was its last name."""
+        number = self.lookup(parent, name)
+        assert number is not None
+        self._leave(self._inodes.need(parent), name, now_ns)
+        self._drop_link(self._inodes.need(number), now_ns)
+
+    def _drop_link(self, inode: Inode, now_ns: int) -> None:
+        inode.nlink -= 1
+        inode.ctime_ns = now_ns
+        self._inodes.touch(inode)
+        if not inode.nlink:
+            self._inodes.count(inode, -1)
+
+    @journaled(14)
+    def rmdir(self, parent: int, name: bytes, now_ns: int) -> None:
+        """Remove an empty directory's name; its inode becomes an orphan."""
+        number = self.lookup(parent, name)
+        assert number is not None
+        directory = self._inodes.need(parent)
+        self._leave(directory, name, now_ns)
+        self._drop_directory(directory, self._inodes.need(number), now_ns)
+
+    def _drop_directory(self, parent: Inode, inode: Inode, now_ns: int) -> None:
+        parent.nlink -= 1
+        inode.nlink = 0
+        inode.ctime_ns = now_ns
+        self._inodes.touch(inode)
+        self._inodes.count(inode, -1)
+        self.execute("DELETE FROM leaves WHERE inode = ?", (inode.number,))
+        self.leafed.discard(inode.number)
+
+    @journaled(15)
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, now_ns: int) -> None:
+        """Move a name, replacing what stood at the new one (a file, or an empty directory)."""
+        number = self.lookup(parent, name)
+        assert number is not None
+        source, destination = self._inodes.need(parent), self._inodes.need(new_parent)
+        inode = self._inodes.need(number)
+        replaced = self.lookup(new_parent, new_name)
+        if replaced is not None:
+            self._leave(destination, new_name, now_ns)
+            victim = self._inodes.need(replaced)
+            if victim.is_directory:
+                self._drop_directory(destination, victim, now_ns)
+            else:
+                self._drop_link(victim, now_ns)
+        self.execute(
+            "UPDATE dentries SET parent = ?, name = ? WHERE parent = ? AND name = ?", (new_parent, new_name, parent, name)
+        )
+        self._note(source, name, now_ns)
+        self._note(destination, new_name, now_ns)
+        if inode.is_directory and parent != new_parent:
+            source.nlink -= 1
+            destination.nlink += 1
+        inode.ctime_ns = now_ns
+        self._inodes.touch(inode)
+
+    @journaled(16)
+    def exchange(self, parent: int, name: bytes, new_parent: int, new_name: bytes, now_ns: int) -> None:
+        """Swap what two names stand for, in one step."""
+        first, second = self.lookup(parent, name), self.lookup(new_parent, new_name)
+        assert first is not None and second is not None
+        one, other = self._inodes.need(first), self._inodes.need(second)
+        source, destination = self._inodes.need(parent), self._inodes.need(new_parent)
+        self.execute("UPDATE dentries SET inode = ? WHERE parent = ? AND name = ?", (second, parent, name))
+        self.execute("UPDATE dentries SET inode = ? WHERE parent = ? AND name = ?", (first, new_parent, new_name))
+        if one.is_directory != other.is_directory and parent != new_parent:
+            gains, loses = (destination, source) if one.is_directory else (source, destination)
+            gains.nlink += 1
+            loses.nlink -= 1
+        for inode in (one, other):
+            inode.ctime_ns = now_ns
+            self._inodes.touch(inode)
+        self._note(source, name, now_ns)
+        self._note(destination, new_name, now_ns)

@@ -1,0 +1,98 @@
+"""The tables of meta.db. Made and migrated here, with sqlite-utils; used only by the other modules of this package.
+
+Times are nanoseconds since 1970 unless a name says otherwise; sizes are bytes. Ids are the 32 bytes of a BLAKE3
+hash. A *source* says where the bytes of an extent are: n > 0 is the block number n, n < 0 the dirty file -n.
+"""
+
+import sqlite3
+
+VERSION = 1
+
+STATEMENTS = """
+-- Single values: journal position, counters, totals, the repository and peer this DATA belongs to.
+CREATE TABLE state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+-- nlink 0 is an orphan: unlinked, still in use; removed when nobody uses it, at the latest at the next start.
+-- size covers the tail: the tail holds [tail_start, size).
+-- tail: dirty file number of the growing tail, 0 without one. overlay: dirty file that takes writes, 0 without one.
+-- content: 1 when the whole content is a row of `contents` (then no extents, no tail, no overlay).
+CREATE TABLE inodes(
+    inode INTEGER PRIMARY KEY, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+    nlink INTEGER NOT NULL, size INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL, rdev INTEGER NOT NULL, tail INTEGER NOT NULL, tail_start INTEGER NOT NULL,
+    overlay INTEGER NOT NULL, content INTEGER NOT NULL);
+CREATE INDEX inodes_orphan ON inodes(inode) WHERE nlink = 0;
+CREATE INDEX inodes_unsealed ON inodes(inode) WHERE content = 1 OR tail > 0;
+
+-- cookie: position for readdir, unique and never reused, so that a directory can change while it is read.
+CREATE TABLE dentries(
+    cookie INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL);
+CREATE UNIQUE INDEX dentries_name ON dentries(parent, name);
+CREATE INDEX dentries_parent ON dentries(parent);
+CREATE INDEX dentries_inode ON dentries(inode);
+
+CREATE TABLE symlinks(inode INTEGER PRIMARY KEY, target BLOB NOT NULL);
+CREATE TABLE xattrs(inode INTEGER, name BLOB, value BLOB NOT NULL, PRIMARY KEY(inode, name)) WITHOUT ROWID;
+
+-- Contents up to SMALL_BYTES that are not sealed yet.
+CREATE TABLE contents(inode INTEGER PRIMARY KEY, data BLOB NOT NULL);
+
+-- INVARIANT: the extents of an inode do not overlap. What none covers, and is not in the tail, is a hole.
+CREATE TABLE extents(
+    inode INTEGER, start INTEGER, length INTEGER NOT NULL, source INTEGER NOT NULL, source_offset INTEGER NOT NULL,
+    PRIMARY KEY(inode, start)) WITHOUT ROWID;
+CREATE INDEX extents_dirty ON extents(source) WHERE source < 0;
+
+-- refs: extents that name the block. pack NULL: not on the remote. cached: 0 no, 1 as a file, 2 as a row of
+-- block_data. used: last use in seconds. born: when it was sealed, in seconds; the age in the upload queue.
+-- kind: 0 content, 1 tree.
+CREATE TABLE blocks(
+    number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, refs INTEGER NOT NULL,
+    kind INTEGER NOT NULL, pack INTEGER, pack_offset INTEGER, sealed_bytes INTEGER, cached INTEGER NOT NULL,
+    used INTEGER NOT NULL, born INTEGER NOT NULL);
+CREATE INDEX blocks_pending ON blocks(number) WHERE pack IS NULL;
+-- INVARIANT: eviction reads this index only, so a block that is not on the remote cannot be evicted.
+CREATE INDEX blocks_evictable ON blocks(cached, used) WHERE cached > 0 AND pack IS NOT NULL;
+CREATE TABLE block_data(number INTEGER PRIMARY KEY, data BLOB NOT NULL);
+-- Blocks whose last reference went; commit decides what becomes of them.
+CREATE TABLE released(number INTEGER PRIMARY KEY);
+-- A tail that became a block: dirty file to be cut to its length and moved into the cache. Gone once done.
+CREATE TABLE settling(dirty INTEGER PRIMARY KEY, number INTEGER NOT NULL, length INTEGER NOT NULL);
+-- Cache files about to be deleted. Gone once done; what a crash leaves here is done at the next start.
+CREATE TABLE deleting(id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TRIGGER extents_added AFTER INSERT ON extents WHEN new.source > 0 BEGIN
+    UPDATE blocks SET refs = refs + 1 WHERE number = new.source;
+END;
+CREATE TRIGGER extents_removed AFTER DELETE ON extents WHEN old.source > 0 BEGIN
+    UPDATE blocks SET refs = refs - 1 WHERE number = old.source;
+    INSERT OR IGNORE INTO released SELECT number FROM blocks WHERE number = old.source AND refs = 0;
+END;
+
+-- indexed: sequence number of our index object that lists the pack, NULL while none does.
+CREATE TABLE packs(
+    number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, kind INTEGER NOT NULL, indexed INTEGER);
+CREATE INDEX packs_unindexed ON packs(number) WHERE indexed IS NULL;
+CREATE INDEX blocks_pack ON blocks(pack) WHERE pack IS NOT NULL;
+
+-- What the next snapshot must look at: inodes whose tree entry may differ, and names that came or went in
+-- directories that have rows in `leaves`. generation: the snapshot period of the change.
+CREATE TABLE changed(inode INTEGER PRIMARY KEY, generation INTEGER NOT NULL);
+CREATE TABLE changed_names(parent INTEGER, name BLOB, generation INTEGER NOT NULL, PRIMARY KEY(parent, name)) WITHOUT ROWID;
+-- Tree of each directory as last published; leaf nodes of the directories that have more than one.
+CREATE TABLE trees(inode INTEGER PRIMARY KEY, id BLOB NOT NULL);
+CREATE TABLE leaves(inode INTEGER, last_name BLOB, id BLOB NOT NULL, entries INTEGER NOT NULL, PRIMARY KEY(inode, last_name)) WITHOUT ROWID;
+CREATE TABLE snapshots(
+    peer INTEGER, seq INTEGER, root BLOB NOT NULL, time_ns INTEGER NOT NULL, record BLOB NOT NULL,
+    PRIMARY KEY(peer, seq)) WITHOUT ROWID;
+"""
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make all tables in an empty database. auto_vacuum must be set before the first table is."""
+    import sqlite_utils
+
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    database = sqlite_utils.Database(connection)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.executescript(STATEMENTS)
+    database["state"].insert({"key": "schema", "value": VERSION}, pk="key")

@@ -1,0 +1,79 @@
+"""The metadata store: the tables of meta.db put together. The truth about the live file system.
+
+Synchronous, and used on the event loop's thread only (see database.py for the two methods that may run elsewhere).
+ATOMIC: a journaled method and the checks before it run without an await, so no other task sees half of it.
+"""
+
+import time
+from pathlib import Path
+
+from syncer.meta.blocktable import BlockTable
+from syncer.meta.database import Database
+from syncer.meta.extents import ExtentTable
+from syncer.meta.inodes import InodeTable
+from syncer.meta.namespace import NamespaceTable
+from syncer.values import PEER_SHIFT, ROOT_INODE, InodeNumber, PeerId
+
+RESERVED_INODES = 1024
+
+
+class MetaStore:
+    """Opens meta.db and its journal, replays what a crash left, and hands out the tables.
+
+    Raises (from the constructor):
+        LocalDamage: the database or the journal cannot be used.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.database = Database(data / "meta.db", data / "journal")
+        self.inodes = self.database.add(InodeTable(self.database))
+        self.names = self.database.add(NamespaceTable(self.database, self.inodes))
+        self.blocks = self.database.add(BlockTable(self.database))
+        self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks))
+        self.replayed = self.database.recover()
+        self.peer = PeerId(self.database.state_integer("peer"))
+        self._next_inode = self._first_free_inode()
+        self.reserve_inodes()
+        self.commit()
+
+    def _first_free_inode(self) -> int:
+        """One above the highest number that this peer ever gave out (inodes may be gone, so the state knows more)."""
+        low, high = self.peer << PEER_SHIFT, (self.peer + 1) << PEER_SHIFT
+        highest = self.database.connection.execute(
+            "SELECT max(inode) FROM inodes WHERE inode >= ? AND inode < ?", (low, high)
+        ).fetchone()[0]
+        return max(low + 1, (highest or 0) + 1, self.database.state_integer("next_inode"))
+
+    def become(self, peer: PeerId, next_inode: int = 0) -> None:
+        """Take the inode prefix of *peer*; numbers below *next_inode* are not given out again."""
+        self.peer = peer
+        self.database.set_state("peer", peer)
+        self._next_inode = max(next_inode, self._first_free_inode())
+        self.reserve_inodes()
+
+    def reserve_inodes(self) -> None:
+        """Note with the next commit that the next thousand numbers may be given out."""
+        self.database.set_state("next_inode", self._next_inode + RESERVED_INODES)
+
+    @property
+    def next_inode(self) -> int:
+        return self._next_inode
+
+    def new_inode(self) -> InodeNumber:
+        """A number that no inode ever had."""
+        number = self._next_inode
+        self._next_inode += 1
+        if number % RESERVED_INODES == 0:
+            self.reserve_inodes()
+        return InodeNumber(number)
+
+    def ensure_root(self, uid: int, gid: int) -> None:
+        """Make the root directory if there is none."""
+        if self.inodes.get(ROOT_INODE) is None:
+            self.names.create_root(0o40755, uid, gid, time.time_ns())
+
+    def commit(self) -> None:
+        self.database.commit()
+
+    def close(self) -> None:
+        self.database.close()
