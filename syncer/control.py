@@ -17,6 +17,7 @@ comes at least every HEARTBEAT_S seconds, so a client can tell a long flush from
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import struct
@@ -169,12 +170,13 @@ class _Conversation:
             return _error_message(SyncerError(f"unexpected {type(error).__name__}: {error}", hint="see DATA/log"))
 
     async def _flush(self) -> dict[str, object]:
-        """Flush with progress lines; a client that hangs up cancels it."""
+        """Flush with progress lines; a client that hangs up cancels it, seen from here as BrokenResourceError."""
         import trio
 
         latest = Progress(0, 0)
         changed = trio.Event()
-        answer: dict[str, object] = {"result": None}
+        failure: Exception | None = None
+        gone = True
 
         def note(progress: Progress) -> None:
             nonlocal latest
@@ -183,28 +185,36 @@ class _Conversation:
 
         async def tell() -> None:
             nonlocal changed
-            while True:
-                with trio.move_on_after(HEARTBEAT_S):
-                    await changed.wait()
-                changed = trio.Event()
-                await self._send({"progress": asdict(latest)})
-                await trio.sleep(PROGRESS_STEP_S)
+            with contextlib.suppress(trio.BrokenResourceError):
+                while True:
+                    with trio.move_on_after(HEARTBEAT_S):
+                        await changed.wait()
+                    changed = trio.Event()
+                    await self._send({"progress": asdict(latest)})
+                    await trio.sleep(PROGRESS_STEP_S)
+            nursery.cancel_scope.cancel()
 
         async def watch() -> None:
             # Whatever comes now is an end of file or a breach of the protocol: one request at a time.
-            await self._stream.receive_some(1)
-            raise trio.BrokenResourceError
+            with contextlib.suppress(trio.BrokenResourceError):
+                await self._stream.receive_some(1)
+            nursery.cancel_scope.cancel()
 
-        async with _plain_errors(trio.BrokenResourceError), trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(tell)
             nursery.start_soon(watch)
             try:
                 await self._service.flush(note)
-            except SyncerError as error:
-                answer = _error_message(error)
+            except Exception as error:  # noqa: BLE001 - raised below, outside the nursery, which would wrap it in a group
+                failure = error
+            gone = False
             nursery.cancel_scope.cancel()
+        if gone:
+            raise trio.BrokenResourceError
+        if failure is not None:
+            raise failure
         await self._send({"progress": asdict(latest)})
-        return answer
+        return {"result": None}
 
     async def _line(self) -> bytes | None:
         """The next request, or None at the end of the connection or for one that is absurdly long."""
@@ -219,17 +229,6 @@ class _Conversation:
 
     async def _send(self, message: dict[str, object]) -> None:
         await self._stream.send_all(json.dumps(message).encode() + b"\n")
-
-
-@contextlib.asynccontextmanager
-async def _plain_errors(kind: type[Exception]) -> Any:
-    """Turn an exception group that holds nothing but *kind* into one *kind*: who waits outside knows no groups."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if group.split(kind)[1] is not None:
-            raise
-        raise kind from group
 
 
 def _peer_uid(peer: "trio.socket.SocketType") -> int:
@@ -308,7 +307,7 @@ class Client:
         self.close()
 
     def _ask(self, what: str, progress: Callable[[Progress], None], timeout_s: float | None) -> Any:
-        end = None if timeout_s is None else time.monotonic() + timeout_s
+        end = math.inf if timeout_s is None else time.monotonic() + timeout_s
         try:
             self._socket.settimeout(ANSWER_S)
             self._socket.sendall(json.dumps({"do": what}).encode() + b"\n")
@@ -317,39 +316,37 @@ class Client:
         except OSError as error:
             raise self._gone() from error
         while True:
-            match self._message(end, timeout_s):
+            left = end - time.monotonic()
+            if left <= 0 or (message := self._message(left)) is None:
+                raise flush_late(timeout_s or 0)
+            match message:
                 case {"progress": {"done_bytes": int(done), "total_bytes": int(total)}}:
                     progress(Progress(done, total))
                 case {"result": result}:
                     return result
-                case {"error": {"name": str(name), "message": str(message), "hint": str(hint)}}:
-                    raise _error_class(name)(message, hint=hint)
+                case {"error": {"name": str(name), "message": str(text), "hint": str(hint)}}:
+                    raise _error_class(name)(text, hint=hint)
                 case other:
                     raise SyncerError(f"the mount of {self._data} answered {other!r}", hint="is it of another version?")
 
-    def _message(self, end: float | None, timeout_s: float | None) -> object:
-        """The next line the mount sends; *end* is on the monotonic clock."""
+    def _message(self, left_s: float) -> object:
+        """The next line the mount sends, or None when *left_s* have passed without one."""
         while (cut := self._received.find(b"\n")) < 0:
-            left = ANSWER_S if end is None else min(ANSWER_S, end - time.monotonic())
             try:
-                self._socket.settimeout(max(left, 0.001))
+                self._socket.settimeout(min(ANSWER_S, left_s))
                 chunk = self._socket.recv(1 << 16)
             except TimeoutError as error:
-                if end is not None and time.monotonic() >= end:
-                    raise flush_late(timeout_s or 0) from error
+                if left_s < ANSWER_S:
+                    return None
                 raise _silent(self._data) from error
             except OSError as error:
                 raise self._gone() from error
             if not chunk:
                 raise self._gone()
             self._received += chunk
-            if end is not None and time.monotonic() >= end and b"\n" not in self._received:
-                raise flush_late(timeout_s or 0)
         line = bytes(self._received[:cut])
         del self._received[: cut + 1]
         answer: object = json.loads(line)
-        if end is not None and time.monotonic() >= end and isinstance(answer, dict) and "progress" in answer:
-            raise flush_late(timeout_s or 0)  # progress lines that keep coming must not carry us past the deadline
         return answer
 
     def _gone(self) -> NotMounted:

@@ -1,0 +1,282 @@
+"""The settings of a mount: DATA/config.toml and the frozen `Config` that everything else is built from.
+
+The file is meant to be edited by hand while unmounted, so it explains itself, mistakes are reported with their line,
+and saving keeps the user's comments where it can. Only `cli/` and `app.py` see a Config; lower layers take plain
+arguments.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from syncer.errors import ConfigInvalid
+from syncer.values import BUDGET_MIN_BYTES
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One DATA's settings; `_KEYS` says what each one means and may be."""
+
+    remote: str
+    budget_bytes: int
+    password_file: str | None = None
+    snapshot_interval_s: float = 60.0
+    upload_delay_s: float = 5.0
+    network_deadline_s: float = 60.0
+    upload_parallelism: int = 4
+    read_ahead_bytes: int = 16 * 1024 * 1024
+    compression_level: int = 1
+    log_level: str = "INFO"
+    mount_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key of the file: the comment above it, what `take` makes of a TOML value (None: refuse it), and the rule."""
+
+    name: str
+    comment: str
+    take: Callable[[object], object | None]
+    rule: str
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value and "\n" not in value and "\0" not in value else None
+
+
+def _level(value: object) -> str | None:
+    return value.upper() if isinstance(value, str) and value.upper() in LOG_LEVELS else None
+
+
+def _options(value: object) -> tuple[str, ...] | None:
+    return (
+        tuple(value)
+        if isinstance(value, list) and all(_text(option) and "," not in option for option in value)
+        else None
+    )
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[object], int | None]:
+    def take(value: object) -> int | None:
+        right = isinstance(value, int) and not isinstance(value, bool)
+        return value if right and least <= value <= (value if most is None else most) else None  # type: ignore[operator, return-value]
+
+    return take
+
+
+def _seconds(least: float) -> Callable[[object], float | None]:
+    def take(value: object) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return float(value) if value >= least else None
+
+    return take
+
+
+_KEYS = (
+    _Key(
+        "remote",
+        "Where the blocks live: host:path, ssh://user@host:port/path, s3://bucket/prefix, rsync://host/module/path\n"
+        "or /path. Change it only when the same repository has moved.",
+        _text,
+        "a remote in quotes",
+    ),
+    _Key(
+        "budget_bytes",
+        "The most that this directory may take on the local disk, everything included; at least 64000000.",
+        _whole(BUDGET_MIN_BYTES),
+        f"a whole number, at least {BUDGET_MIN_BYTES}",
+    ),
+    _Key(
+        "password_file",
+        "A file with the password of an rsync daemon, readable by you alone.",
+        _text,
+        "a path in quotes",
+    ),
+    _Key(
+        "snapshot_interval_s",
+        "How often the remote gets a snapshot while something changes, in seconds.",
+        _seconds(1.0),
+        "a number of seconds, at least 1",
+    ),
+    _Key(
+        "upload_delay_s",
+        "How long written data may wait for company before it is uploaded, in seconds. What is deleted within that\n"
+        "time is never uploaded.",
+        _seconds(0.0),
+        "a number of seconds, at least 0",
+    ),
+    _Key(
+        "network_deadline_s",
+        "How long a program may have to wait for the network, in seconds, before it gets an input/output error.",
+        _seconds(1.0),
+        "a number of seconds, at least 1",
+    ),
+    _Key("upload_parallelism", "How many uploads run at once.", _whole(1, 64), "a whole number from 1 to 64"),
+    _Key(
+        "read_ahead_bytes",
+        "How far ahead of a program that reads on and on the next blocks are fetched; 0 switches it off.",
+        _whole(0),
+        "a whole number, at least 0",
+    ),
+    _Key(
+        "compression_level",
+        "zstd's level for what goes to the remote: 1 is fastest, 19 smallest.",
+        _whole(1, 19),
+        "a whole number from 1 to 19",
+    ),
+    _Key(
+        "log_level",
+        "How much goes to the log: DEBUG, INFO, WARNING or ERROR.",
+        _level,
+        "one of " + ", ".join(LOG_LEVELS),
+    ),
+    _Key(
+        "mount_options",
+        'Options for every mount, as for `-o`: ["noatime", "nodev"].',
+        _options,
+        "a list of options in quotes, without commas",
+    ),
+)
+_BY_NAME = {key.name: key for key in _KEYS}
+_DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(Config)}
+
+
+def load(path: Path) -> Config:
+    """Read the settings in *path*.
+
+    Raises: ConfigInvalid: with the file, the line and the remedy.
+    """
+    settings = read_settings(path)
+    for field in fields(Config):
+        if field.default is MISSING and field.name not in settings:
+            raise ConfigInvalid(
+                f"{path}: {field.name} is missing", hint=f"add it: {field.name} = {_example(field.name)}"
+            )
+    return Config(**settings)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What *path* sets, checked, as keyword arguments of Config; keys that it leaves out are left out.
+
+    Raises: ConfigInvalid.
+    """
+    import tomllib  # late: commands that need no settings start without it
+
+    try:
+        text = path.read_text("utf-8")
+        raw = tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigInvalid(
+            f"{path} does not exist", hint="give REMOTE and MB once more, they are written to it"
+        ) from None
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be read: {error.strerror}", hint="run syncer as its owner") from error
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(f"{path} is not TOML: {error}", hint="correct that line") from error
+    settings = {}
+    for name, value in raw.items():
+        where = f"{path}:{_line_of(name, text)}"
+        key = _BY_NAME.get(name)
+        if key is None:
+            raise ConfigInvalid(f"{where}: unknown key {name!r}", hint=_instead_of(name))
+        taken = key.take(value)
+        if taken is None:
+            raise ConfigInvalid(
+                f"{where}: {name} must be {key.rule}, not {value!r}", hint="correct or delete that line"
+            )
+        settings[name] = taken
+    return settings
+
+
+def save(path: Path, config: Config) -> None:
+    """Write *config* to *path*: atomically, for the owner's eyes only, with the user's own lines kept if possible.
+
+    Raises:
+        ConfigInvalid: a value that cannot be written as text (a remote whose bytes are not UTF-8).
+        OSError: *path* cannot be written; it is then as it was.
+    """
+    text = render(config)
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # no former text, none to keep
+        text = _amended(path.read_text("utf-8"), config) or text
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigInvalid("a setting is not UTF-8 text", hint="use names in UTF-8 for the remote") from error
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(encoded)
+        file.flush()
+        os.fsync(descriptor)
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def render(config: Config) -> str:
+    """*config* as a commented TOML file."""
+    parts = ["# Settings of this syncer directory. Edit them while it is not mounted.\n"]
+    for key in _KEYS:
+        value = getattr(config, key.name)
+        comment = "".join(f"# {line}\n" for line in key.comment.splitlines())
+        line = f"# {key.name} = {_example(key.name)}\n" if value is None else f"{key.name} = {_toml(value)}\n"
+        parts.append(comment + line)
+    return "\n".join(parts)
+
+
+def _amended(text: str, config: Config) -> str | None:
+    """*text* with the lines changed that do not say what *config* does, or None when that does not work out."""
+    import tomllib
+
+    try:
+        before = tomllib.loads(text)
+        for key in _KEYS:
+            value = getattr(config, key.name)
+            taken = key.take(before[key.name]) if key.name in before else _DEFAULTS[key.name]
+            if taken == value:
+                continue
+            line = f"{key.name} = {_toml(value)}"
+            text, replaced = re.subn(rf"(?m)^{key.name}\s*=.*$", lambda _, line=line: line, text, count=1)  # type: ignore[misc]
+            if not replaced:
+                text = text.rstrip("\n") + f"\n\n{line}\n"
+        after = {name: _BY_NAME[name].take(value) for name, value in tomllib.loads(text).items()}
+        return text if Config(**after) == config else None  # type: ignore[arg-type]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError):
+        return None
+
+
+def _toml(value: object) -> str:
+    """*value* in TOML. JSON's strings, lists and numbers are TOML's, but for the DEL character."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _example(name: str) -> str:
+    return {"remote": '"host:path"', "budget_bytes": "1000000000", "password_file": '"/path/to/file"'}[name]
+
+
+def _line_of(name: str, text: str) -> int:
+    """The line of *text* where the top-level key or table *name* starts; 1 when it is written in a way we do not see."""
+    start = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if start.match(line)), 1)
+
+
+def _instead_of(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, _BY_NAME, n=1)
+    return f"did you mean {close[0]}?" if close else f"delete it; the keys are {', '.join(_BY_NAME)}"
