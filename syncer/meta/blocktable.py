@@ -4,11 +4,11 @@ A block row exists from the moment its bytes are sealed. `pack` NULL says that t
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from syncer.meta.database import Database, Table, journaled
-from syncer.values import BlockId, Location, PackId
+from syncer.values import SMALL_BYTES, BlockId, Location, PackId
 
 NOT_CACHED, CACHED_FILE, CACHED_ROW = 0, 1, 2
 CONTENT, TREE = 0, 1
@@ -85,7 +85,7 @@ class BlockTable(Table):
         """Note that the block was read just now."""
         self._used[number] = int(time.time())
 
-    def pending(self, limit_bytes: int, born_before_s: int) -> list[Block]:
+    def pending(self, limit_bytes: int, born_before_s: int, without: Container[int] = ()) -> list[Block]:
         """The oldest blocks that the remote lacks and something needs, of about *limit_bytes* together (one at least)."""
         rows = self.execute(
             "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND born <= ?"
@@ -95,11 +95,18 @@ class BlockTable(Table):
         chosen: list[Block] = []
         total = 0
         for row in rows:
+            if row[0] in without:
+                continue
             if chosen and total + row[2] > limit_bytes:
                 break
             chosen.append(self._block(row))
             total += row[2]
         return chosen
+
+    def born(self, number: int) -> int:
+        """When the block was sealed, in seconds; 0 for one that is gone."""
+        row = self.execute("SELECT born FROM blocks WHERE number = ?", (number,)).fetchone()
+        return int(row[0]) if row else 0
 
     def pending_totals(self) -> tuple[int, int, int | None]:
         """(bytes, blocks, oldest birth in seconds) of what waits for the remote."""
@@ -134,6 +141,17 @@ class BlockTable(Table):
             ).fetchall()
             result.append((PackId(pack_id), size, kind, entries))
         return result
+
+    def neighbours(self, block: Block, limit_bytes: int) -> list[Block]:
+        """Small content blocks that follow *block* in its pack and are not cached, up to *limit_bytes* together."""
+        if block.location is None:
+            return []
+        rows = self.execute(
+            f"{self._BLOCK} WHERE b.pack = (SELECT pack FROM blocks WHERE number = ?) AND b.pack_offset > ?"
+            " AND b.pack_offset <= ? AND b.size <= ? AND b.cached = 0 AND b.refs > 0",
+            (block.number, block.location.offset, block.location.offset + limit_bytes, SMALL_BYTES),
+        )
+        return [self._block(row) for row in rows]
 
     # --- changing ------------------------------------------------------------------------------------------------
 

@@ -275,8 +275,11 @@ class ExtentTable(Table):
             self._inodes.touch(inode)
 
     @journaled(49)
-    def seal(self, number: int, dirty: int, pieces: Sequence[Piece], now_s: int) -> None:
-        """Bytes of the dirty file became blocks: replace what extents still refer to it by them."""
+    def seal(self, number: int, dirty: int, begin: int, end: int, pieces: Sequence[Piece], now_s: int) -> None:
+        """[begin, end) of the file, as the dirty file has it, became blocks: replace what extents still refer to it.
+
+        What was written over since then stays. Between the pieces there were zeros, which need no extent.
+        """
         inode = self._inodes.get(number)
         if inode is None:
             return
@@ -287,8 +290,9 @@ class ExtentTable(Table):
                     low, high = max(extent.start, start), min(extent.end, start + length)
                     self._clear(number, low, high)
                     self._insert(number, low, high - low, block, low - start)
-        # What still refers to the dirty file lies between the pieces: zeros, which need no extent.
-        self.execute("DELETE FROM extents WHERE inode = ? AND source = ?", (number, -dirty))
+        for extent in self.find(number, begin, end):
+            if extent.source == -dirty:
+                self._clear(number, max(extent.start, begin), min(extent.end, end))
         self._maybe_gone(dirty, number)
         inode.epoch += 1
         self._inodes.touch(inode)

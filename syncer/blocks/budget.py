@@ -1,0 +1,147 @@
+"""The budget: how much of the local disk is taken, and who must wait when it is all taken.
+
+Used = cache files + dirty files + meta.db with WAL and journal + what is reserved for downloads under way. All
+methods run on the event loop's thread.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import trio
+
+from syncer.blocks.cache import BlockCache
+from syncer.blocks.dirty import DirtyFiles
+from syncer.errors import BudgetExhausted
+from syncer.meta.blocktable import CACHED_ROW, Block, file_bytes
+from syncer.meta.store import MetaStore
+
+HEADROOM_BYTES = 12_000_000
+"""Kept free for what cannot be known beforehand: pages of an open transaction, the log, the folders themselves."""
+EVICT_BATCH = 256
+PAGE_BYTES = 4096
+
+
+class Budget:
+    def __init__(self, limit_bytes: int, meta: MetaStore, cache: BlockCache, dirty: DirtyFiles) -> None:
+        self.limit_bytes = limit_bytes
+        self._meta = meta
+        self._cache = cache
+        self._dirty = dirty
+        self._held = 0
+        self._metadata_bytes = meta.database.disk_bytes()
+        self._reusable_bytes = 0
+        self._room = trio.Event()
+        self.pinned: dict[int, int] = {}
+        """Blocks somebody is about to read, by number, with how many want them: never evicted."""
+        self.waiting = 0
+        """How many writers wait for room; the uploader and the sealer hurry when there are any."""
+        self.on_pressure: Callable[[], None] = lambda: None
+        meta.database.on_commit.append(self.measure)
+
+    def measure(self) -> None:
+        """Look at the size of meta.db, its WAL and the journal on the disk."""
+        self._reusable_bytes = self._meta.database.free_pages() * PAGE_BYTES
+        self._metadata_bytes = self._meta.database.disk_bytes()
+        self.changed()
+
+    @property
+    def metadata_bytes(self) -> int:
+        return self._metadata_bytes
+
+    @property
+    def clean_bytes(self) -> int:
+        return self._meta.blocks.totals.clean_files
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Dirty files and sealed blocks that the remote does not have."""
+        return self._meta.blocks.totals.pending_files + self._dirty.total_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        return self.clean_bytes + self.dirty_bytes + self._metadata_bytes + self._held
+
+    def _free(self) -> int:
+        return self.limit_bytes - HEADROOM_BYTES - self.used_bytes
+
+    def make_room(self, wanted_bytes: int, *, rows: bool = False) -> bool:
+        """Evict until *wanted_bytes* fit; False when not enough may go. ATOMIC.
+
+        With *rows*, room inside meta.db will do: the bytes are going to be a row there.
+        """
+        while (missing := wanted_bytes - self._free()) > 0:
+            if rows and self._reusable_bytes >= wanted_bytes:
+                self._reusable_bytes -= wanted_bytes
+                return True
+            chosen = self._victims(missing)
+            if not chosen:
+                return False
+            self._cache.evict(chosen)
+            if chosen[0].cached == CACHED_ROW:  # the pages come back with the next commits and checkpoint
+                return False
+        return True
+
+    def _victims(self, missing_bytes: int) -> list[Block]:
+        """Least recently used blocks of one kind, about *missing_bytes* together."""
+        candidates = [b for b in self._meta.blocks.evictable(EVICT_BATCH + len(self.pinned)) if b.number not in self.pinned]
+        chosen: list[Block] = []
+        freed = 0
+        for block in candidates:
+            if freed >= missing_bytes or block.cached != candidates[0].cached:
+                break
+            chosen.append(block)
+            freed += file_bytes(block.size)
+        return chosen
+
+    async def reserve(self, wanted_bytes: int, deadline_s: float, *, rows: bool = False) -> None:
+        """Return when *wanted_bytes* may be written now, before the next await of the caller.
+
+        Raises:
+            BudgetExhausted: there was no room within *deadline_s*.
+        """
+        if self._free() >= wanted_bytes or self.make_room(wanted_bytes, rows=rows):
+            return
+        self.waiting += 1
+        try:
+            with trio.move_on_after(deadline_s):
+                while True:
+                    self.on_pressure()
+                    await self._room.wait()
+                    if self.make_room(wanted_bytes, rows=rows):
+                        return
+        finally:
+            self.waiting -= 1
+        raise BudgetExhausted("the budget is full of data that is not on the remote yet")
+
+    def fits(self, wanted_bytes: int) -> bool:
+        """Whether `reserve` would return at once without evicting anything."""
+        return self._free() >= wanted_bytes
+
+    def changed(self) -> None:
+        """Wake those who wait for room; called whenever something was freed or became evictable."""
+        if self.waiting:
+            self._room.set()
+            self._room = trio.Event()
+
+    @contextlib.contextmanager
+    def hold(self, amount_bytes: int) -> Iterator[None]:
+        """Count *amount_bytes* as used while a download is under way."""
+        self._held += amount_bytes
+        try:
+            yield
+        finally:
+            self._held -= amount_bytes
+
+    @contextlib.contextmanager
+    def pin(self, numbers: list[int]) -> Iterator[None]:
+        """Keep the blocks from being evicted."""
+        for number in numbers:
+            self.pinned[number] = self.pinned.get(number, 0) + 1
+        try:
+            yield
+        finally:
+            for number in numbers:
+                if self.pinned[number] == 1:
+                    del self.pinned[number]
+                else:
+                    self.pinned[number] -= 1

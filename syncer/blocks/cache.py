@@ -1,0 +1,155 @@
+"""Plain blocks on the local disk: files under cache/, or rows of meta.db up to SMALL_BYTES.
+
+Owned by the BlockStore; nothing else touches the folder. Methods are synchronous and run on the event loop's thread,
+so each is atomic to other tasks; `write_temporary` and `read_file` may run in threads.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from blake3 import blake3
+
+from syncer.errors import LocalDamage
+from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, Block
+from syncer.meta.store import MetaStore
+from syncer.values import BlockId
+
+log = logging.getLogger(__name__)
+
+OPEN_FILES = 128
+
+
+class BlockCache:
+    def __init__(self, folder: Path, meta: MetaStore) -> None:
+        """*folder* exists. Finishes what a crash left: temporary files, deletions."""
+        self._folder = folder
+        self._meta = meta
+        self._files: dict[int, int] = {}
+        self._next_temporary = 0
+        self.damaged = 0
+        """Cached copies found wrong since the start; each was dropped and is fetched again."""
+        self._incoming = folder / "incoming"
+        self._incoming.mkdir(mode=0o700, exist_ok=True)
+        for byte in range(256):
+            (folder / f"{byte:02x}").mkdir(mode=0o700, exist_ok=True)
+        for path in self._incoming.iterdir():
+            path.unlink()
+        self.delete_files(meta.blocks.deletions())
+        meta.blocks.on_released = lambda block_id: self.delete_files([block_id])
+
+    def path(self, block_id: BlockId) -> Path:
+        text = block_id.hex()
+        return self._folder / text[:2] / text
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def read(self, block: Block, offset: int, length: int) -> bytes | None:
+        """Bytes of a cached block, or None when there is no sound copy here (then the block counts as not cached).
+
+        Raises:
+            LocalDamage: the copy is bad or gone, and the remote has none either.
+        """
+        if block.cached == CACHED_ROW:
+            data = self._meta.blocks.data(block.number)
+            if data is not None and blake3(data).digest() == block.id:
+                self._meta.blocks.use(block.number)
+                return data[offset : offset + length]
+        elif block.cached == CACHED_FILE:
+            descriptor = self._descriptor(block)
+            if descriptor is not None:
+                self._meta.blocks.use(block.number)
+                return os.pread(descriptor, length, offset)
+        else:
+            return None
+        self._distrust(block)
+        return None
+
+    def _descriptor(self, block: Block) -> int | None:
+        """An open file of the block, verified when it is opened; None when it is missing or wrong."""
+        descriptor = self._files.get(block.number)
+        if descriptor is not None:
+            return descriptor
+        try:
+            descriptor = os.open(self.path(block.id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        data = os.pread(descriptor, block.size + 1, 0)
+        if len(data) != block.size or blake3(data).digest() != block.id:
+            os.close(descriptor)
+            return None
+        self.keep_open(block.number, descriptor)
+        return descriptor
+
+    def keep_open(self, number: int, descriptor: int) -> None:
+        """Take over a descriptor that is known to have the bytes of block *number*."""
+        if number in self._files:
+            os.close(descriptor)
+            return
+        if len(self._files) >= OPEN_FILES:
+            os.close(self._files.pop(next(iter(self._files))))
+        self._files[number] = descriptor
+
+    def _distrust(self, block: Block) -> None:
+        """A cached copy is missing or wrong."""
+        self.damaged += 1
+        if block.location is None:
+            raise LocalDamage(f"block {block.id.hex()}: the local copy is damaged, and the remote has none yet")
+        log.warning("block %s: the cached copy is damaged or gone; it is fetched again", block.id.hex())
+        self.evict([block])
+
+    def read_file(self, block_id: BlockId) -> bytes | None:
+        """The whole cache file, unverified, or None without one. Safe in a thread."""
+        try:
+            return self.path(block_id).read_bytes()
+        except OSError:
+            return None
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    def write_temporary(self, data: bytes) -> Path:
+        """Write a fetched block's bytes under a temporary name; `install` gives it its own. Safe in a thread."""
+        self._next_temporary += 1
+        path = self._incoming / f"{self._next_temporary:x}-{id(data):x}"
+        with path.open("wb") as file:
+            file.write(data)
+        return path
+
+    def install(self, block: Block, temporary: Path) -> None:
+        """Make a fetched, verified file the cached copy of *block*. ATOMIC: record first, so no file is unaccounted."""
+        if self._meta.blocks.get(block.number).cached:
+            temporary.unlink()
+            return
+        self._meta.blocks.fetched(block.id)
+        temporary.rename(self.path(block.id))
+        self._meta.blocks.use(block.number)
+
+    def adopt(self, block_id: BlockId, path: Path) -> None:
+        """Move a sealed dirty file, already recorded as this block's copy, into the cache."""
+        path.rename(self.path(block_id))
+
+    def evict(self, blocks: Sequence[Block]) -> None:
+        """Delete the cached copies of clean blocks. ATOMIC: record first, so no block claims a file that is gone."""
+        self._meta.blocks.evicted([block.number for block in blocks])
+        for block in blocks:
+            self._close(block.number)
+        self.delete_files([block.id for block in blocks if block.cached == CACHED_FILE])
+
+    def _close(self, number: int) -> None:
+        descriptor = self._files.pop(number, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def delete_files(self, block_ids: Sequence[BlockId]) -> None:
+        """Unlink cache files whose deletion is recorded."""
+        for block_id in block_ids:
+            self.path(block_id).unlink(missing_ok=True)
+        if block_ids:
+            self._meta.blocks.deleted(block_ids)
+
+

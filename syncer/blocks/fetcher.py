@@ -1,0 +1,200 @@
+"""Brings blocks back from the remote: one request per run of neighbours, one fetch per block however many wait.
+
+Runs in tasks of the nursery it was given, so a reader that gives up does not end the fetch others wait for.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from syncer.backends.base import Backend
+from syncer.blocks.budget import Budget
+from syncer.blocks.cache import BlockCache
+from syncer.blocks.codec import open_sealed
+from syncer.blocks.pack import pack_key
+from syncer.errors import DeadlinePassed, LocalDamage, ObjectCorrupt, ObjectMissing, SyncerError
+from syncer.meta.blocktable import Block
+from syncer.meta.store import MetaStore
+from syncer.values import SMALL_BYTES, PackId
+
+log = logging.getLogger(__name__)
+
+RANGE_BYTES = 4 * 1024 * 1024
+"""One request asks for about this much at most."""
+GAP_BYTES = 64 * 1024
+"""Bytes nobody asked for that are worth fetching to join two ranges."""
+NEIGHBOUR_BYTES = 512 * 1024
+"""A small block brings its small neighbours in the pack along, up to this much: they were written together."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A block on its way."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: SyncerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Neighbouring sealed blocks of one pack: one request."""
+
+    pack: PackId
+    offset: int
+    length: int
+    blocks: tuple[Block, ...]
+
+
+def plan(blocks: Iterable[Block]) -> list[Range]:
+    """Group blocks that are on the remote into ranges, in the order of their first block."""
+    ranges: list[list[Block]] = []
+    for block in sorted(blocks, key=_place):
+        last = ranges[-1][-1] if ranges else None
+        if last is not None and _joins(ranges[-1], block):
+            ranges[-1].append(block)
+        else:
+            ranges.append([block])
+    return [_range(group) for group in ranges]
+
+
+def _place(block: Block) -> tuple[bytes, int]:
+    if block.location is None:
+        raise LocalDamage(f"block {block.id.hex()} is neither here nor on the remote")
+    return block.location.pack, block.location.offset
+
+
+def _joins(group: Sequence[Block], block: Block) -> bool:
+    first, last, here = group[0].location, group[-1].location, block.location
+    assert first is not None and last is not None and here is not None
+    gap = here.offset - (last.offset + last.length)
+    return here.pack == last.pack and gap <= GAP_BYTES and here.offset + here.length - first.offset <= RANGE_BYTES
+
+
+def _range(group: Sequence[Block]) -> Range:
+    first, last = group[0].location, group[-1].location
+    assert first is not None and last is not None
+    return Range(first.pack, first.offset, last.offset + last.length - first.offset, tuple(group))
+
+
+class Fetcher:
+    def __init__(self, meta: MetaStore, backend: Backend, cache: BlockCache, budget: Budget, nursery: trio.Nursery) -> None:
+        self._meta = meta
+        self._backend = backend
+        self._cache = cache
+        self._budget = budget
+        self._nursery = nursery
+        self._flights: dict[int, _Flight] = {}
+        self._slots = trio.CapacityLimiter(max(1, backend.parallelism))
+        self.fetched_bytes = 0
+        self.remote_ok: bool | None = None
+
+    async def fetch(self, numbers: Sequence[int], deadline_s: float) -> None:
+        """Return when each block is cached. The caller has pinned them.
+
+        Raises:
+            SyncerError: the first that could not be had, and why; DeadlinePassed after *deadline_s*.
+        """
+        flights = self.start(numbers, deadline_s)
+        with trio.move_on_after(deadline_s) as scope:
+            for flight in flights:
+                await flight.done.wait()
+        if scope.cancelled_caught:
+            raise DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s")
+        for flight in flights:
+            if flight.error is not None:
+                raise flight.error
+
+    def start(self, numbers: Sequence[int], deadline_s: float) -> list[_Flight]:
+        """Begin to fetch what is not cached and not on its way; returns the flights of all that is not here."""
+        wanted = {number: self._meta.blocks.get(number) for number in numbers}
+        missing = [block for block in wanted.values() if not block.cached]
+        new = [block for block in missing if block.number not in self._flights]
+        if len(new) == 1 and new[0].size <= SMALL_BYTES:
+            new += [b for b in self._meta.blocks.neighbours(new[0], NEIGHBOUR_BYTES) if b.number not in self._flights]
+        ranges = plan(new)
+        for block in new:
+            self._flights[block.number] = _Flight()
+        flights = [self._flights[block.number] for block in missing]
+        for item in ranges:
+            self._nursery.start_soon(self._bring, item, deadline_s)
+        return flights
+
+    async def _bring(self, item: Range, deadline_s: float) -> None:
+        """One task: fetch a range and put its blocks in the cache. Never raises: errors go to the flights."""
+        try:
+            with trio.fail_after(deadline_s):
+                async with self._slots:
+                    need = item.length + sum(block.size for block in item.blocks)
+                    await self._budget.reserve(need, deadline_s)
+                    with self._budget.hold(need):
+                        await self._fetch_range(item)
+        except trio.TooSlowError:
+            self.remote_ok = False
+            self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
+        except (ObjectCorrupt, ObjectMissing) as error:
+            if len(item.blocks) > 1:
+                await self._one_by_one(item, deadline_s)
+            else:
+                log.error("block %s cannot be read from the remote: %s", item.blocks[0].id.hex(), error)
+                self._fail(item.blocks, error)
+        except SyncerError as error:
+            self.remote_ok = False
+            self._fail(item.blocks, error)
+        except OSError as error:
+            self._fail(item.blocks, LocalDamage(f"the cache cannot take a block: {error.strerror}"))
+        finally:
+            self._fail(item.blocks, DeadlinePassed("the fetch was cancelled"))
+
+    async def _one_by_one(self, item: Range, deadline_s: float) -> None:
+        """A damaged neighbour must cost nobody else a byte."""
+        for block in item.blocks:
+            flight = self._flights.get(block.number)
+            if flight is not None:
+                await self._bring(_range([block]), deadline_s)
+
+    def _fail(self, blocks: Iterable[Block], error: SyncerError) -> None:
+        for block in blocks:
+            flight = self._flights.pop(block.number, None)
+            if flight is not None:
+                flight.error = error
+                flight.done.set()
+
+    async def _fetch_range(self, item: Range) -> None:
+        data = await self._backend.get(pack_key(item.pack), item.offset, item.length)
+        self.remote_ok = True
+        self.fetched_bytes += len(data)
+        opened = await trio.to_thread.run_sync(self._open_all, item, memoryview(data), abandon_on_cancel=False)
+        for block, plain in opened:
+            self._land(block, plain)
+        damaged = [block for block in item.blocks if block.number in self._flights]
+        if damaged:
+            raise ObjectCorrupt(f"pack {item.pack.hex()} holds wrong bytes for block {damaged[0].id.hex()}")
+
+    def _open_all(self, item: Range, data: memoryview) -> list[tuple[Block, bytes | Path]]:
+        """In a thread: the plain bytes of each sound block; large ones already in a temporary file."""
+        result: list[tuple[Block, bytes | Path]] = []
+        for block in item.blocks:
+            assert block.location is not None
+            start = block.location.offset - item.offset
+            try:
+                plain = open_sealed(data[start : start + block.location.length], block.id)
+            except ObjectCorrupt:
+                continue
+            result.append((block, plain if len(plain) <= SMALL_BYTES else self._cache.write_temporary(plain)))
+        return result
+
+    def _land(self, block: Block, plain: bytes | Path) -> None:
+        try:
+            if isinstance(plain, bytes):
+                self._meta.blocks.keep_row(block, plain)
+            else:
+                self._cache.install(block, plain)
+        except KeyError:  # released while it was on its way
+            if isinstance(plain, Path):
+                plain.unlink()
+        flight = self._flights.pop(block.number, None)
+        if flight is not None:
+            flight.done.set()

@@ -1,0 +1,279 @@
+"""Turns dirty bytes into blocks once a file has been quiet for a while, or when somebody wants them on the remote.
+
+Small contents become rows and tails become files without being read again. Overlays and finished tails are read and
+cut in a thread, a batch at a time. Where a stretch of a file has become too fragmented it is cut anew.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import trio
+from blake3 import blake3
+
+from syncer.blocks.cutter import DATA, HOLE, new_cutter
+from syncer.blocks.store import BlockStore
+from syncer.blocks.tails import Tails
+from syncer.errors import LocalDamage, SyncerError
+from syncer.meta.extents import Extent, Piece
+from syncer.meta.inodes import Inode
+from syncer.values import BLOCK_MAX_BYTES, SMALL_BYTES, BlockId
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 8 * 1024 * 1024
+"""Dirty bytes are sealed in stretches of about this much, so that their second copy stays small."""
+AT_ONCE = 64
+"""So many small files are sealed before other tasks get their turn."""
+FRAGMENTS_PER_MIB = 16
+MARGIN_BYTES = 1024 * 1024
+"""How far around fresh extents fragmentation is looked for."""
+RESERVE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A piece found by the cutter: [start, start + length) of the file, to be a block."""
+
+    start: int
+    length: int
+    block_id: BlockId
+    data: bytes
+
+
+def cut_stretch(start: int, parts: Iterable[bytes]) -> list[_Cut]:
+    """Cut the bytes at *start* of a file into blocks; long runs of zeros are left out.
+
+    Depends only on the bytes, so two ways of writing the same stretch give the same blocks.
+    """
+    cutter = new_cutter()
+    pieces: list[_Cut] = []
+    buffer = bytearray()
+    begin = start
+    position = start
+    in_hole = False
+
+    def close(end: int) -> None:
+        nonlocal begin
+        if end > begin:
+            data = bytes(memoryview(buffer)[: end - begin])
+            pieces.append(_Cut(begin, end - begin, BlockId(blake3(data).digest()), data))
+        del buffer[: max(0, end - begin)]
+        begin = max(begin, end)
+
+    for part in parts:
+        taken = 0
+        for offset, kind in cutter.feed(part):
+            if kind == DATA:
+                buffer.clear()
+                begin, taken, in_hole = position + offset, offset, False
+                continue
+            if offset > taken:
+                buffer += memoryview(part)[taken:offset]
+                taken = offset
+            close(position + offset)
+            if kind == HOLE:
+                buffer.clear()
+                in_hole = True
+        if not in_hole:
+            buffer += memoryview(part)[taken:]
+        position += len(part)
+    if not in_hole:
+        close(position)
+    return pieces
+
+
+class Sealer:
+    def __init__(self, store: BlockStore, tails: Tails, *, quiet_s: float) -> None:
+        self._store = store
+        self._meta = store.meta
+        self._tails = tails
+        self._quiet_s = quiet_s
+        self._written: dict[int, float] = {}
+        self._busy: set[int] = set()
+        self._wake = trio.Event()
+        self._turn = trio.Lock()
+        self.on_sealed = lambda: None
+        for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:
+            self._written[number] = 0.0
+
+    def note(self, number: int) -> None:
+        """The inode was written to just now."""
+        self._written[number] = trio.current_time()
+
+    def forget(self, number: int) -> None:
+        """The inode is gone, or has no dirty bytes any more."""
+        self._written.pop(number, None)
+
+    def wake(self) -> None:
+        """Room is wanted: seal what there is without waiting for quiet."""
+        self._wake.set()
+
+    @property
+    def unsealed(self) -> int:
+        """How many inodes have bytes that are not in blocks."""
+        return len(self._written)
+
+    async def run(self) -> None:
+        """For as long as the file system is open."""
+        while True:
+            with trio.move_on_after(max(0.2, self._quiet_s / 2)):
+                await self._wake.wait()
+            hurry = self._wake.is_set()
+            self._wake = trio.Event()
+            await self.seal_quiet(0.0 if hurry else self._quiet_s)
+
+    async def seal_quiet(self, quiet_s: float) -> None:
+        """Seal every inode that was not written to for *quiet_s*."""
+        async with self._turn:
+            before = trio.current_time() - quiet_s
+            due = [number for number, when in self._written.items() if when <= before]
+            for count, number in enumerate(due, 1):
+                await self._seal(number)
+                if count % AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+        if due:
+            self.on_sealed()
+
+    async def seal_everything(self) -> None:
+        """Return at a moment when nothing is dirty: between that moment and the caller's next await nothing can be.
+
+        ATOMIC: the last part has no await.
+        """
+        for _ in range(4):
+            await self.seal_quiet(0.0)
+            if not self._written:
+                return
+        async with self._turn:
+            for number in list(self._written):
+                if self._start(number, []) is not None:
+                    for dirty, run in self._runs(number):
+                        self._finish(number, dirty, run, cut_stretch(run[0].start, self._store.dirty.read_frozen(run)))
+                self._written.pop(number, None)
+
+    async def _seal(self, number: int) -> None:
+        """Seal one inode; what is written to it meanwhile is the next round's."""
+        when = self._written.get(number)
+        sealed: list[tuple[int, int]] = []
+        try:
+            if self._start(number, sealed) is not None:
+                for dirty, run in self._runs(number):
+                    await self._seal_run(number, dirty, run)
+                    sealed.append((run[0].start, run[-1].end))
+            for begin, end in sealed:
+                await self._mend_fragments(number, begin, end)
+        except SyncerError as error:
+            log.warning("inode %d cannot be sealed now: %s", number, error)
+            return
+        if self._written.get(number) == when:
+            self._written.pop(number, None)
+
+    def _start(self, number: int, sealed: list[tuple[int, int]]) -> Inode | None:
+        """Seal what needs no reading, and add its range to *sealed*. The inode, when dirty extents may be left. ATOMIC."""
+        inode = self._meta.inodes.get(number)
+        if inode is None:
+            return None
+        if inode.content is not None:
+            block_id = BlockId(blake3(inode.content).digest())
+            self._meta.extents.seal_content(number, block_id, int(time.time()))
+            return None
+        if inode.tail:
+            sealed.append((inode.tail_start, inode.size))
+            if inode.size - inode.tail_start > SMALL_BYTES:
+                self._tails.seal(inode)
+            else:
+                self._meta.extents.finish_tail(number)
+        if inode.overlay:
+            self._meta.extents.retire_overlay(number)
+        return inode
+
+    def _runs(self, number: int) -> list[tuple[int, list[Extent]]]:
+        """Adjoining extents in one frozen dirty file, up to a batch each: (dirty file, extents)."""
+        inode = self._meta.inodes.get(number)
+        runs: list[tuple[int, list[Extent]]] = []
+        for extent in self._meta.extents.dirty_extents(number):
+            if inode is not None and -extent.source == inode.overlay:
+                continue  # written since: the next round's
+            last = runs[-1][1] if runs else None
+            if last and last[-1].end == extent.start and last[-1].source == extent.source:
+                if extent.end - last[0].start <= BATCH_BYTES:
+                    last.append(extent)
+                    continue
+            runs.extend((-extent.source, [part]) for part in _batches(extent))
+        return runs
+
+    async def _seal_run(self, number: int, dirty: int, run: list[Extent]) -> None:
+        length = run[-1].end - run[0].start
+        await self._store.budget.reserve(length, RESERVE_S)
+        with self._store.budget.hold(length):
+            pieces = await trio.to_thread.run_sync(self._cut_run, run)
+        self._finish(number, dirty, run, pieces)
+
+    def _cut_run(self, run: list[Extent]) -> list[_Cut]:
+        """In a thread: read and cut a run."""
+        try:
+            return cut_stretch(run[0].start, self._store.dirty.read_frozen(run))
+        except FileNotFoundError as error:
+            raise LocalDamage(f"dirty file {-run[0].source} is gone") from error
+
+    def _finish(self, number: int, dirty: int, run: Sequence[Extent], cuts: Sequence[_Cut]) -> None:
+        """Write the blocks down, record them, and free the bytes they came from. ATOMIC."""
+        pieces = [self._piece(cut) for cut in cuts]
+        begin, end = run[0].start, run[-1].end
+        self._meta.extents.seal(number, dirty, begin, end, pieces, int(time.time()))
+        self._store.settle_all()
+        for extent in run:
+            self._store.dirty.punch(dirty, extent.source_offset, extent.length)
+
+    def _piece(self, cut: _Cut) -> Piece:
+        if cut.length <= SMALL_BYTES:
+            return cut.start, cut.length, cut.block_id, cut.data
+        dirty = self._meta.extents.new_dirty()
+        self._store.dirty.write(dirty, 0, cut.data)
+        return cut.start, cut.length, cut.block_id, dirty
+
+    # --- cutting anew --------------------------------------------------------------------------------------------
+
+    async def _mend_fragments(self, number: int, begin: int, end: int) -> None:
+        """Cut the fragmented stretches around [begin, end) of a file anew, as far as their bytes are here."""
+        position = max(0, begin - MARGIN_BYTES)
+        while position < end + MARGIN_BYTES:
+            group = self._group(number, position, end + MARGIN_BYTES)
+            if not group:
+                return
+            position = group[-1].end
+            length = position - group[0].start
+            if len(group) > FRAGMENTS_PER_MIB * max(1, length // (1024 * 1024)):
+                await self._cut_anew(number, group)
+
+    def _group(self, number: int, begin: int, end: int) -> list[Extent]:
+        """The first sealed extents in [begin, end) that adjoin each other, of about two blocks at most."""
+        group: list[Extent] = []
+        for extent in self._meta.extents.find(number, begin, min(end, begin + 2 * BLOCK_MAX_BYTES)):
+            if extent.source < 0 or (group and group[-1].end != extent.start):
+                if group:
+                    break
+                continue
+            group.append(extent)
+        return group
+
+    async def _cut_anew(self, number: int, group: list[Extent]) -> None:
+        parts = [self._store.read(extent, 0, extent.length) for extent in group]
+        here = [part for part in parts if part is not None]
+        if len(here) < len(group):
+            return
+        begin, end = group[0].start, group[-1].end
+        await self._store.budget.reserve(end - begin, RESERVE_S)
+        cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
+        if self._meta.extents.find(number, begin, end) == group:  # ATOMIC from here: nobody wrote there meanwhile
+            pieces = [self._piece(cut) for cut in cuts]
+            self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
+            self._store.settle_all()
+
+
+def _batches(extent: Extent) -> Iterable[Extent]:
+    """The extent in parts of at most a batch."""
+    for offset in range(0, extent.length, BATCH_BYTES):
+        length = min(BATCH_BYTES, extent.length - offset)
+        yield Extent(extent.start + offset, length, extent.source, extent.source_offset + offset)

@@ -1,0 +1,82 @@
+"""The block store: blocks and dirty files of one DATA, and the way between them.
+
+Composes the cache, the dirty files, the budget and the fetcher; used by the file system, the sealer and the uploader.
+Everything is synchronous on the event loop's thread unless it is `async`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from syncer.backends.base import Backend
+from syncer.blocks.budget import Budget
+from syncer.blocks.cache import BlockCache
+from syncer.blocks.dirty import DirtyFiles
+from syncer.blocks.fetcher import Fetcher
+from syncer.meta.extents import Extent
+from syncer.meta.store import MetaStore
+from syncer.values import BlockId
+
+
+class BlockStore:
+    def __init__(self, data: Path, meta: MetaStore, backend: Backend, budget_bytes: int, nursery: trio.Nursery) -> None:
+        """Finishes what a crash left half-done in *data*; *nursery* outlives the store and runs its fetches."""
+        self.meta = meta
+        self.cache = BlockCache(data / "cache", meta)
+        self.dirty = DirtyFiles(data / "dirty")
+        self._recover()
+        self.budget = Budget(budget_bytes, meta, self.cache, self.dirty)
+        self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
+        meta.database.on_commit.append(self.delete_dropped)
+
+    def _recover(self) -> None:
+        for dirty, block_id, length in self.meta.blocks.settling():
+            self.settle(dirty, block_id, length)
+        self.meta.commit()
+        self.dirty.sweep(self.meta.extents.dirty_in_use())
+        self.meta.extents.dropped.clear()
+
+    def settle(self, dirty: int, block_id: BlockId, length: int) -> None:
+        """Move a dirty file that is recorded as the copy of a block into the cache. May be done again."""
+        try:
+            descriptor = self.dirty.release(dirty, length)
+        except FileNotFoundError:
+            self.meta.blocks.settled(dirty)
+            return
+        self.cache.adopt(block_id, self.dirty.path(dirty))
+        self.meta.blocks.settled(dirty)
+        block = self.meta.blocks.find(block_id)
+        assert block is not None
+        self.cache.keep_open(block.number, descriptor)
+
+    def settle_all(self) -> None:
+        """Move every dirty file that waits for it."""
+        for dirty, block_id, length in self.meta.blocks.settling():
+            self.settle(dirty, block_id, length)
+
+    def delete_dropped(self) -> None:
+        """Delete the dirty files that nothing refers to any more; after a commit."""
+        if self.meta.extents.dropped:
+            for dirty in self.meta.extents.dropped:
+                self.dirty.delete(dirty)
+            self.meta.extents.dropped.clear()
+            self.budget.changed()
+
+    def read(self, extent: Extent, offset: int, length: int) -> bytes | None:
+        """*length* bytes from *offset* of the extent (not of the file); None when the block must be fetched first.
+
+        Raises:
+            LocalDamage: the only copy is here, and bad.
+        """
+        if extent.source < 0:
+            return self.dirty.read(-extent.source, extent.source_offset + offset, length)
+        return self.cache.read(self.meta.blocks.get(extent.source), extent.source_offset + offset, length)
+
+    async def fetch(self, numbers: Sequence[int], deadline_s: float) -> None:
+        """Bring blocks into the cache. Raises: SyncerError."""
+        await self.fetcher.fetch(numbers, deadline_s)
+
+    def close(self) -> None:
+        self.cache.close()
+        self.dirty.close()

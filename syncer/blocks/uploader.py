@@ -1,0 +1,135 @@
+"""Sends sealed blocks to the remote: oldest first, in packs, several at once.
+
+One task plans (`run`), each pack is a task of its own. A block counts as stored only when its pack is.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import trio
+from blake3 import blake3
+
+from syncer.backends.base import Backend
+from syncer.blocks.cache import BlockCache
+from syncer.blocks.codec import seal
+from syncer.blocks.pack import Pack, PackBuilder, pack_key
+from syncer.errors import BackendError
+from syncer.meta.blocktable import CACHED_ROW, CONTENT, Block
+from syncer.meta.store import MetaStore
+from syncer.values import PACK_BYTES
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 3
+"""A pack that is not full leaves when its oldest block has waited this many times the upload delay."""
+RETRY_S = 5.0
+"""How long to leave a remote alone that has failed in spite of the retries of its backend."""
+
+
+class Uploader:
+    def __init__(
+        self, meta: MetaStore, backend: Backend, cache: BlockCache, *, delay_s: float, parallelism: int, level: int
+    ) -> None:
+        self._meta = meta
+        self._backend = backend
+        self._cache = cache
+        self._delay_s = delay_s
+        self._level = level
+        self._slots = max(1, min(parallelism, backend.parallelism))
+        self._flying: set[int] = set()
+        self._wake = trio.Event()
+        self._failed_until = 0.0
+        self.hurry = 0
+        """While above 0, whatever is sealed leaves at once."""
+        self.uploaded_bytes = 0
+        self.remote_ok: bool | None = None
+        self.damaged: set[int] = set()
+        """Blocks that cannot be uploaded because their only copy, here, is bad."""
+        self.error: BackendError | None = None
+        """Why the last pack could not be stored; None once one could."""
+        self.on_stored: Callable[[], None] = lambda: None
+
+    def wake(self) -> None:
+        """Look at the queue again: something was sealed, or somebody is in a hurry."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """For as long as the file system is open."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                wait_s = self._launch(nursery)
+                with trio.move_on_after(wait_s):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+
+    def _launch(self, nursery: trio.Nursery) -> float:
+        """Start as many packs as are due and as there are slots; returns how long nothing more will be due."""
+        now = trio.current_time()
+        if now < self._failed_until:
+            return self._failed_until - now
+        while self._slots > 0:
+            batch = self._due()
+            if not batch:
+                break
+            self._slots -= 1
+            self._flying.update(block.number for block in batch)
+            nursery.start_soon(self._send, batch)
+        return max(0.5, self._delay_s / 2)
+
+    def _due(self) -> list[Block]:
+        """The next pack's blocks; empty when none is due."""
+        now_s = int(time.time())
+        born_before = now_s if self.hurry else now_s - int(self._delay_s)
+        batch = self._meta.blocks.pending(PACK_BYTES, born_before, self._flying | self.damaged)
+        if not batch or self.hurry:
+            return batch
+        full = sum(block.size for block in batch) >= PACK_BYTES // 2
+        waited = self._meta.blocks.born(batch[0].number) <= now_s - PATIENCE * self._delay_s
+        return batch if full or waited else []
+
+    async def _send(self, batch: list[Block]) -> None:
+        try:
+            rows = {block.number: self._meta.blocks.data(block.number) for block in batch if block.cached == CACHED_ROW}
+            pack, unreadable = await trio.to_thread.run_sync(self._pack, batch, rows)
+            self._set_aside(unreadable)
+            if pack is None:
+                return
+            sizes = {block.id: block.size for block in batch}
+            await self._backend.put(pack_key(pack.id), pack.data)
+            entries = [(block_id, offset, length, sizes[block_id]) for block_id, offset, length in pack.entries]
+            self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, entries)
+            self.uploaded_bytes += len(pack.data)
+            self.remote_ok, self.error = True, None
+        except BackendError as error:
+            self.remote_ok, self.error = False, error
+            self._failed_until = trio.current_time() + RETRY_S
+            log.warning("upload: %s; it is tried again", error)
+        finally:
+            self._flying.difference_update(block.number for block in batch)
+            self._slots += 1
+            self.on_stored()
+            self.wake()
+
+    def _set_aside(self, blocks: list[Block]) -> None:
+        """Blocks whose only copy cannot be read must not keep the others from leaving."""
+        for block in blocks:
+            try:
+                current = self._meta.blocks.get(block.number)
+            except KeyError:
+                continue  # released after it was chosen
+            if current.location is None and current.cached:
+                log.error("upload: block %s is damaged here, and the remote has none", block.id.hex())
+                self.damaged.add(block.number)
+
+    def _pack(self, batch: list[Block], rows: dict[int, bytes | None]) -> tuple[Pack | None, list[Block]]:
+        """In a thread: verify, seal and pack the blocks; returns those that cannot be read apart."""
+        builder = PackBuilder()
+        unreadable: list[Block] = []
+        for block in batch:
+            data = rows.pop(block.number) if block.number in rows else self._cache.read_file(block.id)
+            if data is None or blake3(data).digest() != block.id:
+                unreadable.append(block)
+            else:
+                builder.add(block.id, seal(data, self._level))
+        return (builder.finish() if len(unreadable) < len(batch) else None), unreadable
