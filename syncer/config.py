@@ -18,6 +18,11 @@ from typing import Any
 from syncer.errors import ConfigInvalid
 from syncer.values import BUDGET_MIN_BYTES
 
+MOUNT_OPTIONS = (
+    *("allow_other", "async", "atime", "auto_unmount", "default_permissions", "dev", "dirsync", "exec"),
+    *("noatime", "nodev", "noexec", "nosuid", "ro", "rw", "suid", "sync"),
+)
+"""What libfuse takes of mount.fuse3(8) and makes sense here. Any other word would end the mount after it has begun."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -57,17 +62,14 @@ def _level(value: object) -> str | None:
 
 
 def _options(value: object) -> tuple[str, ...] | None:
-    return (
-        tuple(value)
-        if isinstance(value, list) and all(_text(option) and "," not in option for option in value)
-        else None
-    )
+    return tuple(value) if isinstance(value, list) and all(option in MOUNT_OPTIONS for option in value) else None
 
 
-def _whole(least: int, most: int | None = None) -> Callable[[object], int | None]:
+def _whole(least: int, most: int = 1 << 62) -> Callable[[object], int | None]:
     def take(value: object) -> int | None:
-        right = isinstance(value, int) and not isinstance(value, bool)
-        return value if right and least <= value <= (value if most is None else most) else None  # type: ignore[operator, return-value]
+        if isinstance(value, bool) or not isinstance(value, int):
+            return None
+        return value if least <= value <= most else None
 
     return take
 
@@ -143,7 +145,7 @@ _KEYS = (
         "mount_options",
         'Options for every mount, as for `-o`: ["noatime", "nodev"].',
         _options,
-        "a list of options in quotes, without commas",
+        "a list of " + ", ".join(MOUNT_OPTIONS),
     ),
 )
 _BY_NAME = {key.name: key for key in _KEYS}

@@ -1,0 +1,196 @@
+"""`syncer mount`: check, lock DATA, hand over to `app.mount`, and say how it began and how it ended."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from syncer.errors import UsageError
+from syncer.values import BUDGET_MIN_BYTES, MEGABYTE
+
+if TYPE_CHECKING:
+    from syncer.app import MountResult
+    from syncer.cli.preflight import Plan, Wish
+    from syncer.datadir import DataDirectory
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How to mount, as opposed to what and where."""
+
+    options: tuple[str, ...]
+    take_over: bool
+    log_level: str | None
+
+
+@click.command("mount", short_help="Mount DATA on MOUNTPOINT, and create it on first use.")
+@click.argument("places", nargs=-1, required=True, metavar="DATA [REMOTE] MOUNTPOINT [MB]")
+@click.option("--background", is_flag=True, help="Return when the mount is usable; it goes on and logs to DATA/log.")
+@click.option("--read-only", is_flag=True, help="Refuse every change.")
+@click.option("--allow-other", is_flag=True, help="Let other users in, as far as the files' modes allow.")
+@click.option("-o", "options", multiple=True, metavar="OPTION[,...]", help="Mount options: noatime, nodev, ro, ...")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Take the settings from FILE."
+)
+@click.option("--take-over", is_flag=True, help="Become the writer of a repository that another machine wrote.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    help="How much goes to the log, this time.",
+)
+def command(
+    places: tuple[str, ...],
+    background: bool,
+    read_only: bool,
+    allow_other: bool,
+    options: tuple[str, ...],
+    config_file: Path | None,
+    take_over: bool,
+    log_level: str | None,
+) -> int:
+    """Mount DATA on MOUNTPOINT and stay until it is unmounted.
+
+    The first time, give all four: DATA is a local folder that is made and never takes more than MB megabytes (10^6
+    bytes), REMOTE is where everything is stored. DATA remembers both, so that DATA and MOUNTPOINT are enough later;
+    another MB changes the budget. The word `mount` may be left out.
+
+    REMOTE is host:path, user@host:path, ssh://user@host:port/path, s3://bucket/prefix, rsync://host/module/path, or a
+    folder, /path.
+
+    Ctrl-C, SIGTERM, `syncer umount` and `fusermount3 -u` end the mount cleanly. What is not uploaded by then stays
+    in DATA and goes up next time.
+
+    \b
+    Examples:
+      syncer data nas:blobs mnt 1000
+      syncer data mnt
+      syncer mount --background data s3://bucket/photos mnt 20000
+      syncer mount --read-only -o noatime data mnt
+    """
+    from syncer.cli import background as daemon
+
+    words = [*_words(options), *(["allow_other"] if allow_other else []), *(["ro"] if read_only else [])]
+    wish = _wish(places, config_file, "allow_other" in words)
+    manner = Manner(
+        options=tuple(words),
+        take_over=take_over,
+        log_level=log_level.upper() if log_level else None,
+    )
+    if background:
+        return daemon.launch(lambda announce: mount(wish, manner, announce, foreground=False))
+    mount(wish, manner, lambda line: click.echo(line), foreground=True)
+    return 0
+
+
+def mount(wish: "Wish", manner: Manner, announce: Callable[[str], None], *, foreground: bool) -> None:
+    """Mount until it ends; *announce* gets the line that says it is usable, and the one that says it has ended.
+
+    A first mount that fails before it was usable leaves DATA as it was found.
+
+    Raises: SyncerError.
+    """
+    from syncer import config, datadir
+    from syncer.cli import logfile, preflight
+
+    plan = preflight.check(wish)
+    with datadir.DataDirectory.open(plan.data) as directory:
+        usable = False
+
+        def ready(note: str) -> None:
+            nonlocal usable
+            usable = True
+            if plan.config != plan.stored:
+                config.save(directory.config, plan.config)
+            announce(_ready_line(plan, note))
+
+        try:
+            if directory.fresh:
+                config.save(directory.config, plan.config)
+            logfile.start(directory.log, manner.log_level or plan.config.log_level, warnings_to_stderr=foreground)
+            result = _run(plan, manner, directory, ready)
+        except BaseException:
+            if not usable:
+                directory.discard()
+            raise
+    announce(_end_line(plan, result))
+
+
+def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callable[[str], None]) -> "MountResult":
+    from syncer import app  # late: it brings everything with it, and all that can be refused was refused before
+
+    words = [*plan.config.mount_options, *manner.options]
+    request = app.MountRequest(
+        data=plan.data,
+        mountpoint=plan.mountpoint,
+        config=plan.config,
+        read_only=[word for word in ("rw", *words) if word in ("ro", "rw")][-1] == "ro",
+        allow_other="allow_other" in words,
+        mount_options=tuple(dict.fromkeys(word for word in words if word not in ("ro", "rw", "allow_other"))),
+        take_over=manner.take_over,
+        fresh=directory.fresh,
+    )
+    return app.mount(request, directory, ready)
+
+
+def _ready_line(plan: "Plan", note: str) -> str:
+    from syncer.cli.text import printable
+
+    budget = plan.config.budget_bytes / MEGABYTE
+    line = f"syncer: {plan.mountpoint} is ready ({plan.config.remote}, {budget:.10g} MB)"
+    return printable(f"{line}; {note}" if note else line)
+
+
+def _end_line(plan: "Plan", result: "MountResult") -> str:
+    from syncer.cli.text import printable, waiting
+
+    line = f"syncer: {plan.mountpoint} is unmounted; {waiting(result.pending_bytes)}"
+    return printable(f"{line}; it was read-only: {result.read_only_reason}" if result.read_only_reason else line)
+
+
+def _wish(places: tuple[str, ...], config_file: Path | None, allow_other: bool) -> "Wish":
+    from syncer.cli.preflight import Wish
+
+    match places:
+        case (data, mountpoint):
+            remote, budget_bytes = None, None
+        case (data, remote, mountpoint, megabytes):
+            budget_bytes = _budget(megabytes)
+        case (word,) if not Path(word).exists():
+            raise UsageError(f"there is no command {word}", hint="see `syncer --help`")
+        case _:
+            raise UsageError(
+                f"{len(places)} arguments make no mount", hint="give DATA REMOTE MOUNTPOINT MB, or DATA MOUNTPOINT"
+            )
+    return Wish(
+        data=Path(data).absolute(),
+        remote=remote,
+        mountpoint=Path(mountpoint).absolute(),
+        budget_bytes=budget_bytes,
+        config_file=config_file and config_file.absolute(),
+        allow_other=allow_other,
+    )
+
+
+def _budget(megabytes: str) -> int:
+    if not (megabytes.isascii() and megabytes.isdigit() and len(megabytes) <= 12):
+        raise UsageError(f"MB must be a whole number of megabytes, not {megabytes}", hint="for example 1000")
+    budget_bytes = int(megabytes) * MEGABYTE
+    if budget_bytes < BUDGET_MIN_BYTES:
+        raise UsageError(
+            f"a budget of {megabytes} MB is too small to work with",
+            hint=f"give at least {BUDGET_MIN_BYTES // MEGABYTE}",
+        )
+    return budget_bytes
+
+
+def _words(options: tuple[str, ...]) -> list[str]:
+    """The single options of all `-o`. Raises: UsageError: one that no mount can have."""
+    from syncer.config import MOUNT_OPTIONS
+
+    words = [word for option in options for word in option.split(",") if word]
+    for word in words:
+        if word not in MOUNT_OPTIONS:
+            raise UsageError(f"unknown mount option {word}", hint=f"there are {', '.join(MOUNT_OPTIONS)}")
+    return words

@@ -1,0 +1,106 @@
+"""`syncer status`: how much is where, as a small table or as JSON."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from syncer.control import Status
+
+
+@click.command("status", short_help="Show how much is where.")
+@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are stable.")
+def command(target: Path | None, as_json: bool) -> None:
+    """Show what is stored, what is kept locally, and what still waits for upload.
+
+    Name DATA or any path inside the mount; nothing is needed while exactly one mount is running. It works without a
+    mount too.
+
+    \b
+    Examples:
+      syncer status
+      syncer status data --json
+    """
+    from syncer import mounts
+
+    status = _ask(mounts.resolve(target))
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps(asdict(status), indent=2))
+    else:
+        _print_table(status)
+
+
+def _ask(data: Path) -> "Status":
+    """The mount's own answer, or what DATA tells when nothing is mounted."""
+    from syncer import config, datadir
+    from syncer.control import Client
+    from syncer.errors import NotMounted
+
+    try:
+        with Client.connect(data) as client:
+            return client.status()
+    except NotMounted:
+        settings = config.load(data / datadir.CONFIG)
+        from syncer import app
+
+        return app.offline_status(data, settings)
+
+
+def _print_table(status: "Status") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from syncer.cli.text import printable
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows(status):
+        table.add_row(name, Text(printable(value)))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000, no_color=True)  # a pipe has no width: never wrap
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def rows(status: "Status") -> list[tuple[str, str]]:
+    """The table: what a person wants to know first comes first."""
+    from syncer.cli.text import duration, size
+
+    reachable = {True: "reachable", False: "not reachable", None: "not asked yet"}[status.remote_ok]
+    percent = f"{100 * status.used_bytes / status.budget_bytes:.0f} %"
+    parts = (
+        f"{size(status.clean_bytes)} clean, {size(status.dirty_bytes)} dirty, {size(status.metadata_bytes)} metadata"
+    )
+    pending = "nothing"
+    if status.pending_upload_bytes or status.pending_upload_blocks:
+        pending = f"{size(status.pending_upload_bytes)} in {_count(status.pending_upload_blocks, 'block')}"
+        if status.oldest_pending_s is not None:
+            pending += f", the oldest for {duration(status.oldest_pending_s)}"
+    folders = _count(status.directories, "directory", "directories")
+    return [
+        ("mounted", (status.mountpoint or "yes") if status.mounted else "no"),
+        ("remote", f"{status.remote}, {reachable}"),
+        ("local", f"{size(status.used_bytes)} of {size(status.budget_bytes)} ({percent}): {parts}"),
+        ("waiting", pending),
+        (
+            "this mount" if status.mounted else "transfers",
+            f"{size(status.uploaded_bytes)} uploaded, {size(status.fetched_bytes)} fetched",
+        ),
+        ("files", f"{_count(status.files, 'file')} in {folders}, {size(status.logical_bytes)}"),
+        ("stored", f"{size(status.unique_bytes)} after removing duplicates, {size(status.remote_bytes)} on the remote"),
+        ("snapshot", status.head or "none yet"),
+    ]
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,89 @@
+"""`syncer umount`: end a mount cleanly, or clear away what a dead one left in the way."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import click
+
+END_S = 180.0
+"""A mount that ends may still publish a snapshot, which has its own network deadlines."""
+LOOK_EVERY_S = 0.05
+DETACH_S = 30.0
+
+
+@click.command("umount", short_help="End a mount.")
+@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[MOUNTPOINT|DATA|PATH]")
+@click.option("--wait", is_flag=True, help="Upload everything first.")
+def command(target: Path | None, wait: bool) -> None:
+    """End a mount and return when it is gone and DATA is free.
+
+    Name the mountpoint, any path inside it, or DATA; nothing is needed while exactly one mount is running. Without
+    --wait, what is not uploaded yet stays in DATA and goes up with the next mount.
+
+    \b
+    Examples:
+      syncer umount mnt
+      syncer umount --wait
+    """
+    from syncer import datadir, mounts
+    from syncer.cli.text import printable
+    from syncer.cli.uploadbar import upload_bar
+    from syncer.control import Client
+    from syncer.errors import NotMounted
+
+    data = mounts.resolve(target)
+    places = [mount.mountpoint for mount in mounts.find_mounts() if mount.data == data]
+    try:
+        client = Client.connect(data)
+    except NotMounted:
+        if datadir.is_locked(data):
+            raise datadir.in_use(data) from None
+        if not places:
+            raise
+        for place in places:
+            _detach(place)
+        click.echo(
+            printable(f"syncer: {places[0]} is unmounted; its process had died, DATA keeps what waits for upload")
+        )
+        return
+    with client:
+        if wait:
+            with upload_bar() as progress:
+                client.flush(progress)
+        client.stop()
+    _await_end(data)
+    click.echo(printable(f"syncer: {places[0] if places else data} is unmounted"))
+
+
+def _await_end(data: Path) -> None:
+    """Raises: DeadlinePassed."""
+    from syncer import datadir, mounts
+    from syncer.errors import DeadlinePassed
+
+    end = time.monotonic() + END_S
+    while datadir.is_locked(data) or any(mount.data == data for mount in mounts.find_mounts()):
+        if time.monotonic() > end:
+            raise DeadlinePassed(
+                f"the mount of {data} has not ended within {END_S:g} s", hint=f"see {data / datadir.LOG}, and try again"
+            )
+        time.sleep(LOOK_EVERY_S)
+
+
+def _detach(mountpoint: Path) -> None:
+    """Remove a mount whose process is dead. Raises: MountpointUnusable."""
+    from syncer.errors import MountpointUnusable
+
+    # Lazy: a dead mount has nothing left to write, and a shell that stands in it must not keep it in the way.
+    outcome = subprocess.run(
+        ["fusermount3", "-u", "-z", "--", str(mountpoint)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=DETACH_S,
+        check=False,
+    )
+    if outcome.returncode:
+        raise MountpointUnusable(
+            f"{mountpoint} cannot be unmounted: {outcome.stderr.strip()}", hint=f"as root: `umount -l {mountpoint}`"
+        )
