@@ -151,8 +151,7 @@ class _Conversation:
 
     async def _answer(self, line: bytes) -> dict[str, object]:
         try:
-            request = json.loads(line)
-            match request.get("do") if isinstance(request, dict) else None:
+            match _wanted(line):
                 case "status":
                     return {"result": asdict(self._service.status())}
                 case "flush":
@@ -229,6 +228,14 @@ class _Conversation:
 
     async def _send(self, message: dict[str, object]) -> None:
         await self._stream.send_all(json.dumps(message).encode() + b"\n")
+
+
+def _wanted(line: bytes) -> object:
+    """What the request *line* asks for; None for what is no request at all."""
+    with contextlib.suppress(ValueError):
+        request = json.loads(line)
+        return request.get("do") if isinstance(request, dict) else None
+    return None
 
 
 def _peer_uid(peer: "trio.socket.SocketType") -> int:

@@ -193,7 +193,8 @@ class DataDirectory:
             if self._before in (Condition.ABSENT, Condition.EMPTY):
                 self._remove(KNOWN)
                 if self._before is Condition.ABSENT:
-                    self.path.rmdir()
+                    with contextlib.suppress(OSError):  # not empty: what is in it is not ours, and stays
+                        self.path.rmdir()
             elif self._before is Condition.UNUSED:
                 self._remove(STORE)
                 for name in FOLDERS:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 COMMANDS = ("mount", "umount", "flush", "status")
-OWN_OPTIONS = ("--help", "--version")
+OWN_OPTIONS = ("-h", "--help", "--version")
 
 
 class Commands(click.Group):
@@ -44,7 +44,11 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
         ctx.exit()
 
 
-@click.group(cls=Commands, subcommand_metavar="COMMAND [ARGS]...")
+@click.group(
+    cls=Commands,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
 )

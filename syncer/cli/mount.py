@@ -1,5 +1,6 @@
 """`syncer mount`: check, lock DATA, hand over to `app.mount`, and say how it began and how it ended."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,8 @@ def mount(wish: "Wish", manner: Manner, announce: Callable[[str], None], *, fore
             result = _run(plan, manner, directory, ready)
         except BaseException:
             if not usable:
-                directory.discard()
+                with contextlib.suppress(OSError):  # the error that brought us here says more
+                    directory.discard()
             raise
     announce(_end_line(plan, result))
 
