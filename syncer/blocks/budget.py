@@ -83,7 +83,9 @@ class Budget:
 
     def _victims(self, missing_bytes: int) -> list[Block]:
         """Least recently used blocks of one kind, about *missing_bytes* together."""
-        candidates = [b for b in self._meta.blocks.evictable(EVICT_BATCH + len(self.pinned)) if b.number not in self.pinned]
+        candidates = [
+            b for b in self._meta.blocks.evictable(EVICT_BATCH + len(self.pinned)) if b.number not in self.pinned
+        ]
         chosen: list[Block] = []
         freed = 0
         for block in candidates:

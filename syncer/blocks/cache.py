@@ -151,5 +151,3 @@ class BlockCache:
             self.path(block_id).unlink(missing_ok=True)
         if block_ids:
             self._meta.blocks.deleted(block_ids)
-
-

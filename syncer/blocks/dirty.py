@@ -4,17 +4,14 @@ Owned by the BlockStore. Which of their bytes count is in meta.db and the journa
 a file nothing refers to is deleted at the start, a tail that had become a block is moved into the cache.
 """
 
-import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from syncer.meta.blocktable import file_bytes
+from syncer.blocks.files import punch_hole
 from syncer.meta.extents import DirtyNumber, Extent
 
 OPEN_FILES = 128
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DirtyFiles:
@@ -77,33 +74,17 @@ class DirtyFiles:
             os.close(descriptor)
 
     def punch(self, dirty: int, offset: int, length: int) -> None:
-        """Give back the disk space of bytes that nothing refers to (fallocate(2), FALLOC_FL_PUNCH_HOLE).
+        """Give back the disk space of bytes that nothing refers to.
 
         Where the local file system cannot, the space comes back when the whole file goes.
         """
         descriptor = self._descriptor(dirty)
-        mode = ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE)
-        _libc.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+        punch_hole(descriptor, offset, length)
         self._account(dirty, _allocated(os.fstat(descriptor)))
-
-    def sync(self, dirty: int) -> None:
-        """Make the file's bytes survive a power cut. Blocking; meant for a thread."""
-        try:
-            descriptor = os.open(self.path(dirty), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:  # sealed meanwhile: whoever syncs looks at the cache next
-            return
-        try:
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _account(self, dirty: int, size: int) -> None:
         self.total_bytes += size - self._sizes.get(dirty, 0)
         self._sizes[dirty] = size
-
-    def written_elsewhere(self, dirty: int, size: int) -> None:
-        """Account a file of *size* bytes that was written at `path(dirty)` by a thread."""
-        self._account(dirty, file_bytes(size))
 
     def release(self, dirty: int, length: int) -> int:
         """Cut the file to *length* and stop accounting it; returns its descriptor, now the caller's.

@@ -80,7 +80,9 @@ def _range(group: Sequence[Block]) -> Range:
 
 
 class Fetcher:
-    def __init__(self, meta: MetaStore, backend: Backend, cache: BlockCache, budget: Budget, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, meta: MetaStore, backend: Backend, cache: BlockCache, budget: Budget, nursery: trio.Nursery
+    ) -> None:
         self._meta = meta
         self._backend = backend
         self._cache = cache

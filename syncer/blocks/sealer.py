@@ -6,7 +6,7 @@ cut in a thread, a batch at a time. Where a stretch of a file has become too fra
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -94,7 +94,7 @@ class Sealer:
         self._busy: set[int] = set()
         self._wake = trio.Event()
         self._turn = trio.Lock()
-        self.on_sealed = lambda: None
+        self.on_sealed: Callable[[], None] = lambda: None
         for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:
             self._written[number] = 0.0
 
@@ -196,10 +196,10 @@ class Sealer:
             if inode is not None and -extent.source == inode.overlay:
                 continue  # written since: the next round's
             last = runs[-1][1] if runs else None
-            if last and last[-1].end == extent.start and last[-1].source == extent.source:
-                if extent.end - last[0].start <= BATCH_BYTES:
-                    last.append(extent)
-                    continue
+            adjoins = last is not None and last[-1].end == extent.start and last[-1].source == extent.source
+            if last is not None and adjoins and extent.end - last[0].start <= BATCH_BYTES:
+                last.append(extent)
+                continue
             runs.extend((-extent.source, [part]) for part in _batches(extent))
         return runs
 
@@ -222,7 +222,7 @@ class Sealer:
         pieces = [self._piece(cut) for cut in cuts]
         begin, end = run[0].start, run[-1].end
         self._meta.extents.seal(number, dirty, begin, end, pieces, int(time.time()))
-        self._store.settle_all()
+        self._store.settle(number)
         for extent in run:
             self._store.dirty.punch(dirty, extent.source_offset, extent.length)
 
@@ -269,7 +269,7 @@ class Sealer:
         if self._meta.extents.find(number, begin, end) == group:  # ATOMIC from here: nobody wrote there meanwhile
             pieces = [self._piece(cut) for cut in cuts]
             self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
-            self._store.settle_all()
+            self._store.settle(number)
 
 
 def _batches(extent: Extent) -> Iterable[Extent]:

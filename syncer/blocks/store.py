@@ -25,6 +25,7 @@ class BlockStore:
         self.meta = meta
         self.cache = BlockCache(data / "cache", meta)
         self.dirty = DirtyFiles(data / "dirty")
+        self._unsynced: dict[int, set[BlockId]] = {}
         self._recover()
         self.budget = Budget(budget_bytes, meta, self.cache, self.dirty)
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
@@ -32,12 +33,12 @@ class BlockStore:
 
     def _recover(self) -> None:
         for dirty, block_id, length in self.meta.blocks.settling():
-            self.settle(dirty, block_id, length)
+            self._settle(dirty, block_id, length)
         self.meta.commit()
         self.dirty.sweep(self.meta.extents.dirty_in_use())
         self.meta.extents.dropped.clear()
 
-    def settle(self, dirty: int, block_id: BlockId, length: int) -> None:
+    def _settle(self, dirty: int, block_id: BlockId, length: int) -> None:
         """Move a dirty file that is recorded as the copy of a block into the cache. May be done again."""
         try:
             descriptor = self.dirty.release(dirty, length)
@@ -50,10 +51,20 @@ class BlockStore:
         assert block is not None
         self.cache.keep_open(block.number, descriptor)
 
-    def settle_all(self) -> None:
-        """Move every dirty file that waits for it."""
+    def settle(self, number: int) -> None:
+        """Move every dirty file that became a block into the cache. They belong to the inode *number*."""
         for dirty, block_id, length in self.meta.blocks.settling():
-            self.settle(dirty, block_id, length)
+            self._settle(dirty, block_id, length)
+            self._unsynced.setdefault(number, set()).add(block_id)
+
+    def take_unsynced(self, number: int) -> list[Path]:
+        """Cache files of the inode that are not known to survive a power cut; the caller syncs them."""
+        taken = self._unsynced.pop(number, set())
+        return [self.cache.path(block_id) for block_id in taken]
+
+    def all_synced(self) -> None:
+        """Everything written so far is durable (syncfs)."""
+        self._unsynced.clear()
 
     def delete_dropped(self) -> None:
         """Delete the dirty files that nothing refers to any more; after a commit."""
@@ -72,6 +83,11 @@ class BlockStore:
         if extent.source < 0:
             return self.dirty.read(-extent.source, extent.source_offset + offset, length)
         return self.cache.read(self.meta.blocks.get(extent.source), extent.source_offset + offset, length)
+
+    def prefetch(self, numbers: Sequence[int], deadline_s: float) -> None:
+        """Begin to bring blocks into the cache; whoever needs them finds out what became of it."""
+        if numbers:
+            self.fetcher.start(numbers, deadline_s)
 
     async def fetch(self, numbers: Sequence[int], deadline_s: float) -> None:
         """Bring blocks into the cache. Raises: SyncerError."""

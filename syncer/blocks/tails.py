@@ -109,7 +109,7 @@ class Tails:
     def _cut(self, inode: Inode, block_id: BlockId, length: int) -> None:
         """End the tail after *length* bytes. A dirty file that is not needed (0 bytes, a block we have) goes with the commit."""
         self._meta.extents.cut(inode.number, length, block_id, int(time.time()))
-        self._store.settle_all()
+        self._store.settle(inode.number)
 
     def _cut_before_hole(self, inode: Inode, tail: _Tail, hole: int) -> None:
         """Zeros from *hole* on are a hole; some of them may stand at the end of the tail already."""

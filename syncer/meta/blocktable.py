@@ -257,7 +257,9 @@ class BlockTable(Table):
             self._used.pop(number, None)
 
     @journaled(34)
-    def known(self, pack_id: PackId, size: int, kind: int, seq: int, entries: Sequence[tuple[BlockId, int, int, int]]) -> None:
+    def known(
+        self, pack_id: PackId, size: int, kind: int, seq: int, entries: Sequence[tuple[BlockId, int, int, int]]
+    ) -> None:
         """Learn of a pack from an index object on the remote, when DATA is built from it."""
         BlockTable.stored.__wrapped__(self, pack_id, size, kind, entries)  # type: ignore[attr-defined]
         self.execute("UPDATE packs SET indexed = ? WHERE id = ?", (seq, pack_id))

@@ -8,7 +8,7 @@ import functools
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -33,7 +33,7 @@ def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Call
 
     def decorate(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
         @functools.wraps(method)
-        def call(self: T, *args: P.args, **kwargs: P.kwargs) -> R:
+        def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
             self.database.record(_encode((operation, args)))
             try:
                 return method(self, *args, **kwargs)
@@ -111,7 +111,8 @@ class Database:
         version = execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
         if version is None or version[0] != schema.VERSION:
             raise LocalDamage(
-                f"{self.path}: made by another version of syncer", hint="use that version, or build DATA anew from the remote"
+                f"{self.path}: made by another version of syncer",
+                hint="use that version, or build DATA anew from the remote",
             )
 
     def add(self, table: T) -> T:
@@ -143,7 +144,9 @@ class Database:
     def record(self, payload: bytes) -> None:
         """Append a redo record and make sure that a transaction is open for what it says."""
         if self.damaged or self.journal is None:
-            raise LocalDamage(f"{self.path}: an operation failed half-way, so no further change is taken", hint="mount again")
+            raise LocalDamage(
+                f"{self.path}: an operation failed half-way, so no further change is taken", hint="mount again"
+            )
         if not self.pending:
             self.begin()
         self.journal.append(payload)

@@ -90,6 +90,15 @@ class ExtentTable(Table):
         )
         return [Extent(*row) for row in rows]
 
+    def has_pending(self, number: int) -> bool:
+        """Whether a block of the file is not on the remote."""
+        row = self.execute(
+            "SELECT 1 FROM extents e JOIN blocks b ON b.number = e.source WHERE e.inode = ? AND e.source > 0"
+            " AND b.pack IS NULL LIMIT 1",
+            (number,),
+        ).fetchone()
+        return row is not None
+
     def dirty_in_use(self) -> set[DirtyNumber]:
         """Every dirty file that something refers to. Complete only right after a commit."""
         rows = self.execute(

@@ -13,9 +13,7 @@ from syncer.meta.database import Database, Table, journaled
 from syncer.values import InodeNumber
 
 CACHED_INODES = 16384
-_COLUMNS = (
-    "inode, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, rdev, tail, tail_start, overlay, content"
-)
+_COLUMNS = "inode, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, rdev, tail, tail_start, overlay, content"
 
 
 class Inode:

@@ -37,7 +37,7 @@ class NamespaceTable(Table):
         row = self.execute("SELECT inode FROM dentries WHERE parent = ? AND name = ?", (parent, name)).fetchone()
         return None if row is None else InodeNumber(row[0])
 
-    def list(self, parent: int, after_cookie: int, limit: int) -> list[Entry]:
+    def entries(self, parent: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries with a cookie above *after_cookie*, in the order of their cookies."""
         rows = self.execute(
             "SELECT cookie, name, inode FROM dentries WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?",
@@ -81,7 +81,16 @@ class NamespaceTable(Table):
 
     @journaled(10)
     def create(
-        self, parent: int, name: bytes, number: int, mode: int, uid: int, gid: int, rdev: int, target: bytes | None, now_ns: int
+        self,
+        parent: int,
+        name: bytes,
+        number: int,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int,
+        target: bytes | None,
+        now_ns: int,
     ) -> None:
         """Make an inode of any type and its first name. *mode* holds the type; *target* is a symlink's."""
         directory = self._inodes.need(parent)
@@ -159,7 +168,8 @@ class NamespaceTable(Table):
             else:
                 self._drop_link(victim, now_ns)
         self.execute(
-            "UPDATE dentries SET parent = ?, name = ? WHERE parent = ? AND name = ?", (new_parent, new_name, parent, name)
+            "UPDATE dentries SET parent = ?, name = ? WHERE parent = ? AND name = ?",
+            (new_parent, new_name, parent, name),
         )
         self._note(source, name, now_ns)
         self._note(destination, new_name, now_ns)

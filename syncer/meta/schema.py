@@ -95,4 +95,4 @@ def create(connection: sqlite3.Connection) -> None:
     database = sqlite_utils.Database(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(STATEMENTS)
-    database["state"].insert({"key": "schema", "value": VERSION}, pk="key")
+    database.table("state").insert({"key": "schema", "value": VERSION}, pk="key")

@@ -1,0 +1,43 @@
+"""Calls to the local file system that Python does not offer as they are needed here."""
+
+import ctypes
+import os
+from pathlib import Path
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> bool:
+    """Give the disk space of a range back (fallocate(2)); False where the file system cannot."""
+    mode = ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE)
+    return not _libc.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
+def sync_file_system(folder: Path) -> None:
+    """Make everything on the file system of *folder* durable (syncfs(2)).
+
+    Raises: OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable; one that is gone needs nothing.
+
+    Raises: OSError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,230 @@
+"""Bytes of regular files: read, write, truncate, fsync.
+
+Decides which of the forms of a file takes a write (see meta/extents.py): the small content, the growing tail, or the
+overlay. A write never waits for the network; it waits for room in the budget, with a deadline. ATOMIC: after that
+wait each write is applied without an await.
+"""
+
+import errno
+import time
+from dataclasses import dataclass
+
+from syncer.blocks.sealer import Sealer
+from syncer.blocks.store import BlockStore
+from syncer.blocks.syncing import Durability
+from syncer.blocks.tails import Tails
+from syncer.errors import BudgetExhausted
+from syncer.fs.handles import OpenFile
+from syncer.meta.extents import Extent
+from syncer.meta.inodes import Inode
+from syncer.values import SMALL_BYTES
+
+FILE_MAX_BYTES = 2**63 - 1 - 4096
+READ_AHEAD_START_BYTES = 1024 * 1024
+RELATIME_NS = 24 * 3600 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long calls may wait, in seconds, and how far ahead of a sequential reader blocks are fetched."""
+
+    read_deadline_s: float
+    write_deadline_s: float
+    read_ahead_bytes: int
+
+
+class FileIO:
+    def __init__(self, store: BlockStore, tails: Tails, sealer: Sealer, durability: Durability, limits: Limits) -> None:
+        self._store = store
+        self._meta = store.meta
+        self._tails = tails
+        self._sealer = sealer
+        self._durability = durability
+        self._limits = limits
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    async def read(self, file: OpenFile, offset: int, length: int) -> bytes:
+        """Up to *length* bytes at *offset*; fewer only at the end of the file.
+
+        Raises:
+            SyncerError: bytes that are not here could not be had in time.
+        """
+        inode = self._meta.inodes.need(file.number)
+        end = min(offset + length, inode.size)
+        if end <= offset:
+            return b""
+        self._note_access(inode)
+        if inode.content is not None:
+            return bytes(memoryview(inode.content)[offset:end])
+        data = self._read_here(file, inode, offset, end)
+        if data is None:
+            data = await self._read_fetching(file, offset, end)
+        self._read_ahead(file, offset, offset + len(data))
+        return data
+
+    def _note_access(self, inode: Inode) -> None:
+        """relatime: an access is noted once after each change, and once a day."""
+        if inode.atime_ns <= inode.mtime_ns or inode.atime_ns <= inode.ctime_ns:
+            self._meta.inodes.see_read(inode, time.time_ns())
+        elif (now := time.time_ns()) - inode.atime_ns > RELATIME_NS:
+            self._meta.inodes.see_read(inode, now)
+
+    def _read_here(self, file: OpenFile, inode: Inode, offset: int, end: int) -> bytes | None:
+        """The bytes [offset, end) if all of them are local."""
+        extent = file.extent
+        if extent is not None and file.epoch == inode.epoch and extent.start <= offset and end <= extent.end:
+            return self._store.read(extent, offset - extent.start, end - offset)
+        parts: list[bytes] = []
+        position = offset
+        for extent in self._extents(inode, offset, end):
+            low, high = max(extent.start, offset), min(extent.end, end)
+            data = self._store.read(extent, low - extent.start, high - low)
+            if data is None:
+                return None
+            if low > position:
+                parts.append(bytes(low - position))
+            parts.append(data)
+            position = high
+            file.extent, file.epoch = extent, inode.epoch
+        if position < end:
+            parts.append(bytes(end - position))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _extents(self, inode: Inode, offset: int, end: int) -> list[Extent]:
+        """What covers [offset, end), the tail included."""
+        extents = self._meta.extents.find(inode.number, offset, end)
+        if inode.tail and end > inode.tail_start:
+            extents.append(Extent(inode.tail_start, inode.size - inode.tail_start, -inode.tail, 0))
+        return extents
+
+    async def _read_fetching(self, file: OpenFile, offset: int, end: int) -> bytes:
+        """Fetch what is missing and read; again when the file changed or a bad copy was found meanwhile."""
+        deadline_s = self._limits.read_deadline_s
+        for _ in range(4):
+            inode = self._meta.inodes.need(file.number)
+            end = min(end, inode.size)
+            numbers = [extent.source for extent in self._extents(inode, offset, end) if extent.source > 0]
+            with self._store.budget.pin(numbers):
+                await self._store.fetch(numbers, deadline_s)
+                data = self._read_here(file, self._meta.inodes.need(file.number), offset, end)
+            if data is not None:
+                return data
+        raise OSError(errno.EIO, "the file changes faster than it can be fetched")
+
+    def _read_ahead(self, file: OpenFile, offset: int, end: int) -> None:
+        """Fetch ahead of a sequential reader, farther the longer it goes on."""
+        sequential = offset == file.next_offset
+        file.next_offset = end
+        if not sequential:
+            file.window_bytes = 0
+            return
+        inode = self._meta.inodes.need(file.number)
+        extent = file.extent
+        if extent is not None and extent.end >= inode.size:
+            return
+        window = file.window_bytes
+        if window and extent is not None and file.epoch == inode.epoch and end % (READ_AHEAD_START_BYTES // 2):
+            return  # looked at already, not long ago
+        file.window_bytes = min(max(window * 2, READ_AHEAD_START_BYTES), self._limits.read_ahead_bytes)
+        ahead = self._meta.extents.find(file.number, end, end + file.window_bytes)
+        self._store.prefetch([part.source for part in ahead if part.source > 0], self._limits.read_deadline_s)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    async def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
+        """Write all of *data* at *offset*.
+
+        Raises:
+            OSError: EFBIG; ENOSPC when there was no room in time. What was there before is untouched.
+        """
+        if offset + len(data) > FILE_MAX_BYTES:
+            raise OSError(errno.EFBIG, "file too large")
+        if not self._store.budget.fits(len(data)):
+            await self._reserve(len(data), rows=offset + len(data) <= SMALL_BYTES)
+        self._write(self._meta.inodes.need(number), offset, data, time.time_ns())
+        self._sealer.note(number)
+        return len(data)
+
+    async def _reserve(self, amount: int, *, rows: bool) -> None:
+        try:
+            await self._store.budget.reserve(amount, self._limits.write_deadline_s, rows=rows)
+        except BudgetExhausted as error:
+            raise OSError(errno.ENOSPC, str(error)) from error
+
+    def _write(self, inode: Inode, offset: int, data: bytes | memoryview, now_ns: int) -> None:
+        end = offset + len(data)
+        if end <= SMALL_BYTES and self._is_small(inode):
+            self._meta.extents.write_content(inode.number, offset, bytes(data), now_ns)
+            return
+        if inode.content is not None:
+            self._spill(inode)
+        if offset > inode.size:
+            if inode.tail:
+                self._meta.extents.finish_tail(inode.number)
+            self._overwrite(inode, offset, data, now_ns)
+            return
+        inside = min(len(data), inode.size - offset)
+        view = memoryview(data)
+        if inside:
+            if inode.tail and offset + inside > inode.tail_start:
+                self._meta.extents.finish_tail(inode.number)
+            self._overwrite(inode, offset, view[:inside], now_ns)
+        if inside < len(view):
+            self._tails.append(inode, view[inside:], now_ns)
+
+    def _is_small(self, inode: Inode) -> bool:
+        """Whether the file is, or can become again, one small content."""
+        if inode.content is not None:
+            return True
+        if inode.size > SMALL_BYTES or inode.tail or inode.overlay:
+            return False
+        if inode.size:
+            parts = []
+            position = 0
+            for extent in self._meta.extents.find(inode.number, 0, inode.size):
+                data = self._store.read(extent, 0, extent.length)
+                if data is None:
+                    return False
+                parts += [bytes(extent.start - position), data]
+                position = extent.end
+            parts.append(bytes(inode.size - position))
+            self._meta.extents.unseal_content(inode.number, b"".join(parts))
+        return True
+
+    def _spill(self, inode: Inode) -> None:
+        """The small content becomes a tail."""
+        dirty = self._meta.extents.new_dirty()
+        assert inode.content is not None
+        self._store.dirty.write(dirty, 0, bytes(inode.content))
+        self._meta.extents.spill(inode.number, dirty)
+
+    def _overwrite(self, inode: Inode, offset: int, data: bytes | memoryview, now_ns: int) -> None:
+        overlay = inode.overlay or self._meta.extents.new_dirty()
+        self._store.dirty.write(overlay, offset, data)
+        self._meta.extents.write_overlay(inode.number, offset, len(data), overlay, now_ns)
+
+    def truncate(self, number: int, size: int) -> None:
+        """Raises: OSError EFBIG, EINVAL."""
+        if size > FILE_MAX_BYTES:
+            raise OSError(errno.EFBIG, "file too large")
+        inode = self._meta.inodes.need(number)
+        if inode.content is not None and size > SMALL_BYTES:
+            self._spill(inode)
+        self._meta.extents.truncate(number, size, time.time_ns())
+        self._tails.forget(number)
+        self._sealer.note(number)
+
+    async def fsync(self, number: int) -> None:
+        """Return when the file and its metadata would survive a power cut."""
+        inode = self._meta.inodes.get(number)
+        dirty = set() if inode is None else {inode.tail, inode.overlay} - {0}
+        if inode is not None and inode.content is None:
+            dirty |= {-extent.source for extent in self._meta.extents.dirty_extents(number)}
+        await self._durability.sync(dirty, self._store.take_unsynced(number))
+
+    def erase(self, inode: Inode) -> None:
+        """Delete an orphan with all its bytes."""
+        self._tails.forget(inode.number)
+        self._sealer.forget(inode.number)
+        self._meta.extents.erase(inode.number)

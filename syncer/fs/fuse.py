@@ -1,0 +1,308 @@
+"""The adapter between pyfuse3 and the file system: converts types and errors, decides nothing.
+
+Also holds the two tricks that make pyfuse3 as fast as C (docs/design.md): polling the descriptor before waiting for
+it, and answering `flush` with ENOSYS.
+"""
+
+import errno
+import functools
+import os
+import select
+import types
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import FUSEError
+
+from syncer.fs.errmap import errno_of
+from syncer.fs.filesystem import BLOCK_UNIT_BYTES, FileSystem
+from syncer.fs.namespace import Caller
+from syncer.meta.inodes import Inode
+from syncer.values import NAME_MAX_BYTES
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TIMEOUT_S = 3600.0
+"""How long the kernel may believe what it was told: nobody else changes the tree."""
+ENTRIES_PER_READ = 1024
+POLLS = 64
+"""After so many requests found by polling the loop runs its other tasks."""
+MAX_BLOCK_BYTES = 128 * 1024
+
+Method = Callable[Concatenate["Adapter", P], Coroutine[Any, Any, R]]
+
+
+def mapped(method: Method[P, R]) -> Method[P, R]:
+    """Turn whatever *method* raises into the FUSEError the kernel understands."""
+
+    @functools.wraps(method)
+    async def call(self: "Adapter", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await method(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:  # the mount must outlive any failed call; errno_of logs what nobody expected
+            raise FUSEError(errno_of(error)) from error
+
+    return call
+
+
+def _caller(context: pyfuse3.RequestContext) -> Caller:
+    return Caller(context.uid, context.gid)
+
+
+def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = inode.number
+    entry.st_mode = inode.mode
+    entry.st_nlink = inode.nlink
+    entry.st_uid = inode.uid
+    entry.st_gid = inode.gid
+    entry.st_rdev = inode.rdev
+    entry.st_size = inode.size
+    entry.st_blksize = MAX_BLOCK_BYTES
+    entry.st_blocks = (inode.size + 511) // 512
+    entry.st_atime_ns = inode.atime_ns
+    entry.st_mtime_ns = inode.mtime_ns
+    entry.st_ctime_ns = inode.ctime_ns
+    entry.st_birthtime_ns = 0
+    entry.entry_timeout = TIMEOUT_S
+    entry.attr_timeout = TIMEOUT_S
+    return entry
+
+
+class Adapter(pyfuse3.Operations):
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, file_system: FileSystem) -> None:
+        super().__init__()
+        self._fs = file_system
+
+    def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """The answer that gives the kernel one more look-up of the inode."""
+        self._fs.looked_up(inode.number)
+        return attributes(inode)
+
+    # --- names ---------------------------------------------------------------------------------------------------
+
+    @mapped
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        inode = self._fs.names.lookup(parent_inode, name)
+        if inode is None:
+            entry = pyfuse3.EntryAttributes()
+            entry.st_ino = 0
+            entry.entry_timeout = TIMEOUT_S
+            return entry
+        return self._entry(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        self._fs.forget(inode_list)
+
+    @mapped
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(self._fs.create(parent_inode, name, mode, _caller(ctx), rdev=rdev))
+
+    @mapped
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(self._fs.create(parent_inode, name, mode | 0o40000, _caller(ctx)))
+
+    @mapped
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(self._fs.create(parent_inode, name, 0o120777, _caller(ctx), target=target))
+
+    @mapped
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(self._fs.link(inode, new_parent_inode, new_name))
+
+    @mapped
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._fs.unlink(parent_inode, name)
+
+    @mapped
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._fs.rmdir(parent_inode, name)
+
+    @mapped
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        if flags == pyfuse3.RENAME_EXCHANGE:
+            self._fs.exchange(parent_inode_old, name_old, parent_inode_new, name_new)
+        elif flags in (0, pyfuse3.RENAME_NOREPLACE):
+            self._fs.rename(parent_inode_old, name_old, parent_inode_new, name_new, replace=not flags)
+        else:
+            raise FUSEError(errno.EINVAL)
+
+    @mapped
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        return self._fs.names.readlink(inode)
+
+    @mapped
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return inode
+
+    @mapped
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        while entries := self._fs.names.entries(fh, start_id, ENTRIES_PER_READ):
+            for entry in entries:
+                inode = self._fs.getattr(entry.inode)
+                if not pyfuse3.readdir_reply(token, entry.name, attributes(inode), entry.cookie):
+                    return
+                self._fs.looked_up(inode.number)
+                start_id = entry.cookie
+
+    # --- attributes ----------------------------------------------------------------------------------------------
+
+    @mapped
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return attributes(self._fs.getattr(inode))
+
+    @mapped
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        changed = self._fs.setattr(
+            inode,
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return attributes(changed)
+
+    @mapped
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        return self._fs.getxattr(inode, name)
+
+    @mapped
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        return self._fs.listxattr(inode)
+
+    @mapped
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._fs.setxattr(inode, name, value)
+
+    @mapped
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._fs.removexattr(inode, name)
+
+    @mapped
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        status = self._fs.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = BLOCK_UNIT_BYTES
+        data.f_blocks = status.blocks
+        data.f_bfree = data.f_bavail = status.free_blocks
+        data.f_files = status.files
+        data.f_ffree = data.f_favail = status.free_files
+        data.f_namemax = NAME_MAX_BYTES
+        return data
+
+    # --- open files ----------------------------------------------------------------------------------------------
+
+    @mapped
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, _caller(ctx))
+        handle = self._fs.handles.open(inode)
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._entry(inode)
+
+    @mapped
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(fh=self._fs.open(inode, flags), keep_cache=True)
+
+    @mapped
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self._fs.read(fh, off, size)
+
+    @mapped
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._fs.write(fh, off, buf)
+
+    async def flush(self, fh: int) -> None:
+        raise FUSEError(errno.ENOSYS)  # nothing to do at close(2), and so the kernel never asks again
+
+    @mapped
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsync(fh)
+
+    @mapped
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsync_directory(fh)
+
+    async def release(self, fh: int) -> None:
+        self._fs.release(fh)
+
+    async def releasedir(self, fh: int) -> None:
+        pass
+
+    @mapped
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        return True  # the kernel decides (default_permissions)
+
+
+def poll_first() -> None:
+    """Make pyfuse3 look at its descriptor before it waits for it: no trip through the scheduler under load.
+
+    pyfuse3 finds trio through its module's global name, so a namespace that forwards to trio with its own
+    `lowlevel.wait_readable` can stand in for it.
+    """
+    poller = select.poll()
+    registered: set[int] = set()
+    requests = 0
+
+    async def wait_readable(descriptor: int) -> None:
+        nonlocal requests
+        if descriptor not in registered:
+            registered.add(descriptor)
+            poller.register(descriptor, select.POLLIN)
+        requests += 1
+        if requests % POLLS and poller.poll(0):
+            return
+        await trio.lowlevel.wait_readable(descriptor)
+
+    lowlevel = types.SimpleNamespace(**{name: getattr(trio.lowlevel, name) for name in dir(trio.lowlevel)})
+    lowlevel.wait_readable = wait_readable
+    stand_in: Any = types.SimpleNamespace(
+        **{name: getattr(trio, name) for name in dir(trio) if not name.startswith("__")}
+    )
+    stand_in.lowlevel = lowlevel
+    pyfuse3.trio = stand_in  # type: ignore[attr-defined]
+
+
+def raise_read_ahead(mountpoint: bytes, kilobytes: int = 1024) -> None:
+    """Let the kernel read farther ahead than its 128 KiB, where we may (root)."""
+    device = os.stat(mountpoint).st_dev
+    path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    try:
+        with open(path, "w") as file:
+            file.write(str(kilobytes))
+    except OSError:
+        return  # an ordinary user: the default stays

@@ -1,0 +1,87 @@
+"""Who uses which inode: open files, and the kernel's look-up counts. Keeps orphans alive exactly as long.
+
+On the event loop's thread only.
+"""
+
+from collections.abc import Callable, Iterable
+
+from syncer.meta.extents import Extent
+from syncer.meta.inodes import Inode
+from syncer.meta.store import MetaStore
+from syncer.values import InodeNumber
+
+
+class OpenFile:
+    """An open regular file: where it stands in sequential reading, and the extent it read last."""
+
+    __slots__ = ("epoch", "extent", "next_offset", "number", "window_bytes")
+
+    def __init__(self, number: InodeNumber) -> None:
+        self.number = number
+        self.next_offset = 0
+        self.window_bytes = 0
+        """How far ahead of the reader blocks are fetched; 0 while reading is not sequential."""
+        self.epoch = -1
+        self.extent: Extent | None = None
+
+
+class Handles:
+    def __init__(self, meta: MetaStore, erase: Callable[[Inode], None]) -> None:
+        """*erase* is called with an orphan that nobody uses any more."""
+        self._meta = meta
+        self._erase = erase
+        self._files: dict[int, OpenFile] = {}
+        self._lookups: dict[int, int] = {}
+        self._next_handle = 1
+
+    def open(self, inode: Inode) -> int:
+        """A handle for the inode, which stays until `close`."""
+        handle = self._next_handle
+        self._next_handle += 1
+        self._files[handle] = OpenFile(inode.number)
+        inode.pins += 1
+        return handle
+
+    def get(self, handle: int) -> OpenFile:
+        return self._files[handle]
+
+    def close(self, handle: int) -> None:
+        number = self._files.pop(handle).number
+        inode = self._meta.inodes.get(number)
+        if inode is not None:
+            inode.pins -= 1
+            self._let_go(inode)
+
+    def looked_up(self, number: InodeNumber) -> None:
+        """The kernel was given the inode once more."""
+        self._lookups[number] = self._lookups.get(number, 0) + 1
+
+    def forget(self, items: Iterable[tuple[int, int]]) -> None:
+        """The kernel gives back *count* look-ups of each (inode, count)."""
+        for number, count in items:
+            left = self._lookups.get(number, 0) - count
+            if left > 0:
+                self._lookups[number] = left
+                continue
+            self._lookups.pop(number, None)
+            # Only inodes in memory can be orphans here: an unlink loads its inode, and it stays while it is dirty.
+            inode = self._meta.inodes.get(number)
+            if inode is not None:
+                self._let_go(inode)
+
+    def unlinked(self, inode: Inode) -> None:
+        """A name of the inode went."""
+        self._let_go(inode)
+
+    def _let_go(self, inode: Inode) -> None:
+        if not inode.nlink and not inode.pins and inode.number not in self._lookups:
+            self._erase(inode)
+
+    def erase_orphans(self) -> int:
+        """At the start: what was unlinked and open when the last run ended. Returns how many."""
+        orphans = self._meta.inodes.orphans()
+        for number in orphans:
+            inode = self._meta.inodes.get(number)
+            if inode is not None:
+                self._erase(inode)
+        return len(orphans)
