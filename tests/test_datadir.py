@@ -12,6 +12,7 @@ import pytest
 from syncer import datadir
 from syncer.datadir import Condition, DataDirectory
 from syncer.errors import DataInUse, DataUnusable
+from tests.support.picture import picture
 
 HOLDER = """
 import sys
@@ -30,15 +31,6 @@ def start_holder(data: Path) -> "subprocess.Popen[str]":
     )
     assert process.stdout and process.stdout.readline() == "locked\n"
     return process
-
-
-def picture(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Everything below *folder*: mode and content of each entry, and its own mode."""
-    entries = {
-        str(path.relative_to(folder)): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
-        for path in folder.rglob("*")
-    }
-    return {**entries, ".": (folder.stat().st_mode, b"")}
 
 
 def make_used(data: Path) -> None:

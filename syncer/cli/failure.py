@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 def describe(error: BaseException) -> tuple[str, int]:
     """The line (without an end of line) and the exit code for *error*; logs it when it is unexpected."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a nursery wraps what one task of it raised
     match error:
         case SyncerError():
             return _line(str(error), error.hint), error.exit_code

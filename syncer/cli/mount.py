@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,12 +168,19 @@ def _wish(places: tuple[str, ...], config_file: Path | None, allow_other: bool) 
             )
     return Wish(
         data=Path(data).absolute(),
-        remote=remote,
+        remote=remote and _absolute_remote(remote),
         mountpoint=Path(mountpoint).absolute(),
         budget_bytes=budget_bytes,
         config_file=config_file and config_file.absolute(),
         allow_other=allow_other,
     )
+
+
+def _absolute_remote(remote: str) -> str:
+    """*remote*, or the absolute path of a folder that starts with a dot: the next command may run elsewhere."""
+    if remote in (".", "..") or remote.startswith(("./", "../")):
+        return os.path.abspath(remote)
+    return remote
 
 
 def _budget(megabytes: str) -> int:

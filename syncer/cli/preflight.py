@@ -23,7 +23,10 @@ FUSE_SETTINGS = Path("/etc/fuse.conf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What the user asked `mount` for. `remote` and `budget_bytes` are None when DATA is to know them already."""
+    """What the user asked `mount` for, with absolute paths, so that it means the same in any working directory.
+
+    `remote` and `budget_bytes` are None when DATA is to know them already.
+    """
 
     data: Path
     mountpoint: Path
@@ -75,13 +78,6 @@ def remote_folder(remote: str) -> Path | None:
     return Path(os.path.realpath(path)) if path.startswith("/") else None
 
 
-def canonical_remote(remote: str) -> str:
-    """*remote* as DATA remembers it: a relative folder is made absolute, as the next command may start elsewhere."""
-    if remote in (".", "..") or remote.startswith(("./", "../")):
-        return os.path.abspath(remote)
-    return remote
-
-
 def _check_remote(remote: str) -> None:
     from syncer.backends.open import check_url
 
@@ -112,7 +108,7 @@ def _settings(wish: Wish, data: Path, stored: Config | None) -> Config:
     """The settings that will hold: the command line's before those of `--config` before DATA's own."""
     given: dict[str, object] = {}
     if wish.remote is not None and wish.budget_bytes is not None:
-        given = {"remote": canonical_remote(wish.remote), "budget_bytes": wish.budget_bytes}
+        given = {"remote": wish.remote, "budget_bytes": wish.budget_bytes}
     if wish.config_file is None:
         if stored is None:
             return Config(**given)  # type: ignore[arg-type]
