@@ -37,7 +37,7 @@ class BlockCache:
         for path in self._incoming.iterdir():
             path.unlink()
         self.delete_files(meta.blocks.deletions())
-        meta.blocks.on_released = lambda block_id: self.delete_files([block_id])
+        meta.blocks.on_released = self._released
 
     def path(self, block_id: BlockId) -> Path:
         text = block_id.hex()
@@ -139,6 +139,12 @@ class BlockCache:
         for block in blocks:
             self._close(block.number)
         self.delete_files([block.id for block in blocks if block.cached == CACHED_FILE])
+
+    def _released(self, gone: Sequence[tuple[int, BlockId]]) -> None:
+        """Blocks nobody needs any more: their rows are gone already."""
+        for number, _ in gone:
+            self._close(number)
+        self.delete_files([block_id for _, block_id in gone])
 
     def _close(self, number: int) -> None:
         descriptor = self._files.pop(number, None)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from syncer.blocks.files import punch_hole
+from syncer.errors import LocalDamage
 from syncer.meta.extents import DirtyNumber, Extent
 
 OPEN_FILES = 128
@@ -31,10 +32,13 @@ class DirtyFiles:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _descriptor(self, dirty: int) -> int:
+    def _descriptor(self, dirty: int, flags: int = 0) -> int:
         descriptor = self._files.get(dirty)
         if descriptor is None:
-            descriptor = os.open(self.path(dirty), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                descriptor = os.open(self.path(dirty), os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+            except FileNotFoundError as error:
+                raise LocalDamage(f"dirty file {dirty} is gone") from error
             if len(self._files) >= OPEN_FILES:
                 os.close(self._files.pop(next(iter(self._files))))
             self._files[dirty] = descriptor
@@ -46,7 +50,7 @@ class DirtyFiles:
         Raises:
             OSError: ENOSPC and the like.
         """
-        descriptor = self._descriptor(dirty)
+        descriptor = self._descriptor(dirty, os.O_CREAT)
         view = memoryview(data)
         try:
             while view:
@@ -56,28 +60,36 @@ class DirtyFiles:
             self._account(dirty, _allocated(os.fstat(descriptor)))
 
     def read(self, dirty: int, offset: int, length: int) -> bytes:
-        """Exactly *length* bytes; those after the end of the file (a crash may have cut zeros off) are zeros."""
-        data = os.pread(self._descriptor(dirty), length, offset)
-        return data if len(data) == length else data + bytes(length - len(data))
+        """Exactly *length* bytes.
+
+        Raises:
+            LocalDamage: the file does not have them.
+        """
+        return _whole(os.pread(self._descriptor(dirty), length, offset), length, dirty)
 
     def read_frozen(self, run: Sequence[Extent]) -> Iterator[bytes]:
         """The bytes of extents in one dirty file that takes no more writes, a part at a time. Safe in a thread.
 
-        Raises: FileNotFoundError.
+        Raises: LocalDamage.
         """
-        descriptor = os.open(self.path(-run[0].source), os.O_RDONLY | os.O_CLOEXEC)
+        dirty = -run[0].source
+        try:
+            descriptor = os.open(self.path(dirty), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise LocalDamage(f"dirty file {dirty} is gone") from error
         try:
             for extent in run:
-                data = os.pread(descriptor, extent.length, extent.source_offset)
-                yield data + bytes(extent.length - len(data))
+                yield _whole(os.pread(descriptor, extent.length, extent.source_offset), extent.length, dirty)
         finally:
             os.close(descriptor)
 
     def punch(self, dirty: int, offset: int, length: int) -> None:
-        """Give back the disk space of bytes that nothing refers to.
+        """Give back the disk space of bytes that nothing refers to, if the file is still there.
 
         Where the local file system cannot, the space comes back when the whole file goes.
         """
+        if dirty not in self._sizes:
+            return
         descriptor = self._descriptor(dirty)
         punch_hole(descriptor, offset, length)
         self._account(dirty, _allocated(os.fstat(descriptor)))
@@ -118,6 +130,12 @@ class DirtyFiles:
         for number in stale:
             self.delete(number)
         return len(stale)
+
+
+def _whole(data: bytes, length: int, dirty: int) -> bytes:
+    if len(data) != length:
+        raise LocalDamage(f"dirty file {dirty} is {length - len(data)} bytes short")
+    return data
 
 
 def _allocated(status: os.stat_result) -> int:

@@ -207,15 +207,17 @@ class Sealer:
         length = run[-1].end - run[0].start
         await self._store.budget.reserve(length, RESERVE_S)
         with self._store.budget.hold(length):
-            pieces = await trio.to_thread.run_sync(self._cut_run, run)
+            try:
+                pieces = await trio.to_thread.run_sync(self._cut_run, run)
+            except LocalDamage:
+                if self._meta.extents.is_dirty_in_use(dirty):
+                    raise
+                return  # the file was truncated or deleted meanwhile, and its dirty bytes with it
         self._finish(number, dirty, run, pieces)
 
     def _cut_run(self, run: list[Extent]) -> list[_Cut]:
         """In a thread: read and cut a run."""
-        try:
-            return cut_stretch(run[0].start, self._store.dirty.read_frozen(run))
-        except FileNotFoundError as error:
-            raise LocalDamage(f"dirty file {-run[0].source} is gone") from error
+        return cut_stretch(run[0].start, self._store.dirty.read_frozen(run))
 
     def _finish(self, number: int, dirty: int, run: Sequence[Extent], cuts: Sequence[_Cut]) -> None:
         """Write the blocks down, record them, and free the bytes they came from. ATOMIC."""

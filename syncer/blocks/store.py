@@ -62,9 +62,15 @@ class BlockStore:
         taken = self._unsynced.pop(number, set())
         return [self.cache.path(block_id) for block_id in taken]
 
-    def all_synced(self) -> None:
-        """Everything written so far is durable (syncfs)."""
-        self._unsynced.clear()
+    def begin_sync(self) -> dict[int, set[BlockId]]:
+        """Before a syncfs: what it will make durable. Give it to `sync_failed` if the syncfs fails."""
+        taken, self._unsynced = self._unsynced, {}
+        return taken
+
+    def sync_failed(self, taken: dict[int, set[BlockId]]) -> None:
+        """The syncfs failed: all of it is as unsure as before."""
+        for number, block_ids in taken.items():
+            self._unsynced.setdefault(number, set()).update(block_ids)
 
     def delete_dropped(self) -> None:
         """Delete the dirty files that nothing refers to any more; after a commit."""

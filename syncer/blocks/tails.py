@@ -85,7 +85,9 @@ class Tails:
         while position < inode.size:
             data = self._store.dirty.read(inode.tail, position - tail.start, min(_REREAD_BYTES, inode.size - position))
             tail.hasher.update(data)
-            tail.cutter.feed(data)  # it was cut when it was written: no event can come now
+            if tail.cutter.feed(data):  # a spilled content, which no cutter has seen: leave it to the sealer
+                self._meta.extents.finish_tail(inode.number)
+                return self._begin(inode.number, inode.size, None)
             position += len(data)
         tail.end = inode.size
         return tail

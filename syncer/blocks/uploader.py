@@ -48,6 +48,8 @@ class Uploader:
         """Blocks that cannot be uploaded because their only copy, here, is bad."""
         self.error: BackendError | None = None
         """Why the last pack could not be stored; None once one could."""
+        self.pressed: Callable[[], bool] = lambda: False
+        """Whether writers wait for room, so that nothing may wait for company."""
         self.on_stored: Callable[[], None] = lambda: None
 
     def wake(self) -> None:
@@ -80,9 +82,10 @@ class Uploader:
     def _due(self) -> list[Block]:
         """The next pack's blocks; empty when none is due."""
         now_s = int(time.time())
-        born_before = now_s if self.hurry else now_s - int(self._delay_s)
+        hurry = self.hurry or self.pressed()
+        born_before = now_s if hurry else now_s - int(self._delay_s)
         batch = self._meta.blocks.pending(PACK_BYTES, born_before, self._flying | self.damaged)
-        if not batch or self.hurry:
+        if not batch or hurry:
             return batch
         full = sum(block.size for block in batch) >= PACK_BYTES // 2
         waited = self._meta.blocks.born(batch[0].number) <= now_s - PATIENCE * self._delay_s

@@ -45,11 +45,11 @@ class BlockTable(Table):
         super().__init__(database)
         self._used: dict[int, int] = {}
         self.totals = CacheTotals()
-        self.on_released: Callable[[BlockId], None] = lambda block_id: None
-        """Called with the id of a block whose row is gone and whose cache file must go, after the commit."""
+        self.on_released: Callable[[list[tuple[int, BlockId]]], None] = lambda gone: None
+        """Called after a commit with (number, id) of blocks whose rows are gone and whose cache files must go."""
         self.held_up_to = 0
         """Blocks numbered up to this stay although nothing names them: a snapshot being published does."""
-        self._gone: list[BlockId] = []
+        self._gone: list[tuple[int, BlockId]] = []
         database.on_commit.append(self._report_released)
         self._load_totals()
 
@@ -87,20 +87,21 @@ class BlockTable(Table):
 
     def pending(self, limit_bytes: int, born_before_s: int, without: Container[int] = ()) -> list[Block]:
         """The oldest blocks that the remote lacks and something needs, of about *limit_bytes* together (one at least)."""
-        rows = self.execute(
+        cursor = self.execute(
             "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND born <= ?"
             " AND (refs > 0 OR number <= ?) ORDER BY number",
             (born_before_s, self.held_up_to),
         )
         chosen: list[Block] = []
         total = 0
-        for row in rows:
+        for row in cursor:
             if row[0] in without:
                 continue
             if chosen and total + row[2] > limit_bytes:
                 break
             chosen.append(self._block(row))
             total += row[2]
+        cursor.close()  # a statement left half-way would keep the WAL from starting over
         return chosen
 
     def born(self, number: int) -> int:
@@ -293,14 +294,14 @@ class BlockTable(Table):
                 self.execute("DELETE FROM block_data WHERE number = ?", (number,))
             elif cached == CACHED_FILE:
                 self.execute("INSERT OR IGNORE INTO deleting VALUES (?)", (block_id,))
-                self._gone.append(BlockId(block_id))
+                self._gone.append((number, BlockId(block_id)))
             self._account(size, cached, False, -1)
         self.execute("DELETE FROM released WHERE number > ?", (self.held_up_to,))
 
     def _report_released(self) -> None:
         gone, self._gone = self._gone, []
-        for block_id in gone:
-            self.on_released(block_id)
+        if gone:
+            self.on_released(gone)
 
     def deletions(self) -> list[BlockId]:
         """Cache files that are to be deleted and that no block row calls its own."""

@@ -20,6 +20,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound="Table")
 
+WAL_KEPT_BYTES = 4_000_000
+"""A WAL that had to grow larger is cut back to this when it starts over."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -106,6 +109,7 @@ class Database:
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
         execute("PRAGMA wal_autocheckpoint = 0")
+        execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
         execute("PRAGMA cache_size = -32768")
         execute("PRAGMA temp_store = MEMORY")
         version = execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
@@ -243,6 +247,18 @@ class Database:
             except FileNotFoundError:
                 continue
         return total
+
+    def wal_bytes(self) -> int:
+        """The size of the WAL on the disk."""
+        try:
+            return Path(f"{self.path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def discard_journal(self, position: int) -> None:
+        """Delete journal segments before *position*, which is committed, and durable in meta.db or its WAL."""
+        if self.journal is not None:
+            self.journal.discard(position)
 
     def reader(self) -> sqlite3.Connection:
         """A second connection for one thread; it sees commits only."""

@@ -99,6 +99,10 @@ class ExtentTable(Table):
         ).fetchone()
         return row is not None
 
+    def is_dirty_in_use(self, dirty: int) -> bool:
+        """Whether an extent refers to the dirty file."""
+        return self.execute("SELECT 1 FROM extents WHERE source = ? LIMIT 1", (-dirty,)).fetchone() is not None
+
     def dirty_in_use(self) -> set[DirtyNumber]:
         """Every dirty file that something refers to. Complete only right after a commit."""
         rows = self.execute(
@@ -290,7 +294,10 @@ class ExtentTable(Table):
         What was written over since then stays. Between the pieces there were zeros, which need no extent.
         """
         inode = self._inodes.get(number)
-        if inode is None:
+        if inode is None:  # erased meanwhile
+            for *_, held in pieces:
+                if isinstance(held, int):
+                    self._maybe_gone(held, number)
             return
         for start, length, block_id, held in pieces:
             block = self._block(number, block_id, length, held, now_s)

@@ -5,7 +5,7 @@ cost no SQL each. Objects are shared: whoever asks for the same number gets the 
 dirty or in use.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISREG
 
@@ -163,9 +163,9 @@ class InodeTable(Table):
         """Inodes without a name. Complete only right after a commit."""
         return [row[0] for row in self.execute("SELECT inode FROM inodes WHERE nlink = 0")]
 
-    def unsealed(self) -> Iterator[int]:
+    def unsealed(self) -> list[int]:
         """Inodes with a small content or a tail. Complete only right after a commit."""
-        return (row[0] for row in self.execute("SELECT inode FROM inodes WHERE content = 1 OR tail > 0"))
+        return [row[0] for row in self.execute("SELECT inode FROM inodes WHERE content = 1 OR tail > 0")]
 
     # --- changing (called by the methods that journal) -----------------------------------------------------------
 

@@ -45,9 +45,9 @@ CREATE INDEX extents_dirty ON extents(source) WHERE source < 0;
 
 -- refs: extents that name the block. pack NULL: not on the remote. cached: 0 no, 1 as a file, 2 as a row of
 -- block_data. used: last use in seconds. born: when it was sealed, in seconds; the age in the upload queue.
--- kind: 0 content, 1 tree.
+-- kind: 0 content, 1 tree. Numbers are never reused: open files and a running snapshot go by them.
 CREATE TABLE blocks(
-    number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, refs INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, refs INTEGER NOT NULL,
     kind INTEGER NOT NULL, pack INTEGER, pack_offset INTEGER, sealed_bytes INTEGER, cached INTEGER NOT NULL,
     used INTEGER NOT NULL, born INTEGER NOT NULL);
 CREATE INDEX blocks_pending ON blocks(number) WHERE pack IS NULL;

@@ -1,0 +1,202 @@
+"""Everything between the file system calls and the remote, built and run for one DATA: no FUSE, no command line.
+
+`Engine.open` is an async context manager: inside it the file system works, its tasks run, and leaving it puts
+everything down cleanly. `app.py` adds the mount; tests and offline commands use the engine alone.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from syncer.backends.base import Backend
+from syncer.blocks.files import sync_file_system
+from syncer.blocks.sealer import Sealer
+from syncer.blocks.store import BlockStore
+from syncer.blocks.syncing import Durability
+from syncer.blocks.tails import Tails
+from syncer.blocks.uploader import Uploader
+from syncer.errors import DeadlinePassed, SyncerError
+from syncer.fs.fileio import FileIO, Limits
+from syncer.fs.filesystem import FileSystem
+from syncer.meta.store import MetaStore
+from syncer.snapshots.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+COMMIT_S = 0.1
+CHECKPOINT_WAL_BYTES = 6_000_000
+CHECKPOINT_JOURNAL_BYTES = 6_000_000
+CHECKPOINT_S = 60.0
+SHRINK_PAGES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the engine needs to know; sizes in bytes, times in seconds."""
+
+    budget_bytes: int
+    snapshot_interval_s: float = 60.0
+    upload_delay_s: float = 5.0
+    network_deadline_s: float = 60.0
+    upload_parallelism: int = 4
+    read_ahead_bytes: int = 16 * 1024 * 1024
+    compression_level: int = 1
+
+
+class Engine:
+    """See the module's text. Attributes are the parts, for whoever serves or tests them."""
+
+    def __init__(
+        self, data: Path, meta: MetaStore, backend: Backend, settings: Settings, nursery: trio.Nursery, *, read_only: bool
+    ) -> None:
+        self._data = data
+        self._pending = trio.Event()
+        self._checkpointed_journal = 0
+        self._checkpointed_at = time.monotonic()
+        self.settings = settings
+        self.meta = meta
+        self.backend = backend
+        self.read_only = read_only
+        self.store = BlockStore(data, meta, backend, settings.budget_bytes, nursery)
+        self.tails = Tails(self.store)
+        self.sealer = Sealer(self.store, self.tails, quiet_s=settings.upload_delay_s / 2)
+        self.uploader = Uploader(
+            meta,
+            backend,
+            self.store.cache,
+            delay_s=settings.upload_delay_s,
+            parallelism=settings.upload_parallelism,
+            level=settings.compression_level,
+        )
+        self.durability = Durability(meta.database, self.store.dirty)
+        self.file_system = FileSystem(self.store, self._make_io, read_only=read_only)
+        self.publisher = Publisher(
+            meta, backend, self.sealer, self.uploader, interval_s=settings.snapshot_interval_s, level=settings.compression_level
+        )
+        self._wire()
+
+    def _make_io(self) -> FileIO:
+        deadline_s = self.settings.network_deadline_s
+        limits = Limits(deadline_s, deadline_s, self.settings.read_ahead_bytes)
+        return FileIO(self.store, self.tails, self.sealer, self.durability, limits)
+
+    def _wire(self) -> None:
+        def hurry() -> None:
+            self.sealer.wake()
+            self.uploader.wake()
+
+        self.meta.database.on_pending = lambda: self._pending.set()
+        self.store.budget.on_pressure = hurry
+        self.sealer.on_sealed = self.uploader.wake
+        self.uploader.on_stored = self.store.budget.changed
+        self.uploader.pressed = lambda: self.store.budget.waiting > 0
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, data: Path, meta: MetaStore, backend: Backend, settings: Settings, *, read_only: bool = False
+    ) -> AsyncIterator["Engine"]:
+        """Run the engine of an opened, joined DATA. Leaving ends its tasks and commits; *meta* is closed too."""
+        engine: Engine | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                engine = cls(data, meta, backend, settings, nursery, read_only=read_only)
+                engine._start(nursery)
+                try:
+                    yield engine
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            if engine is not None:
+                engine.store.close()
+            meta.close()
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        erased = self.file_system.handles.erase_orphans()
+        self.meta.commit()
+        if self.meta.replayed or erased:
+            log.info("recovered: %d operations replayed, %d deleted files erased", self.meta.replayed, erased)
+        nursery.start_soon(self._commit_loop)
+        nursery.start_soon(self._checkpoint_loop)
+        if not self.read_only:
+            nursery.start_soon(self.sealer.run)
+            nursery.start_soon(self.uploader.run)
+            nursery.start_soon(self.publisher.run)
+
+    # --- commits and checkpoints ---------------------------------------------------------------------------------
+
+    async def _commit_loop(self) -> None:
+        """Commit a little after the first operation that waits for it. Trouble with the disk is tried again."""
+        while True:
+            if not self.meta.database.pending:
+                self._pending = trio.Event()
+                await self._pending.wait()
+            await trio.sleep(COMMIT_S)
+            self.meta.commit()
+
+    async def _checkpoint_loop(self) -> None:
+        while True:
+            await trio.sleep(COMMIT_S * 5)
+            if self._checkpoint_due():
+                await self.checkpoint()
+
+    def _checkpoint_due(self) -> bool:
+        database = self.meta.database
+        grown = database.committed_position - self._checkpointed_journal
+        if not grown and database.free_pages() < SHRINK_PAGES:
+            return False
+        return (
+            grown > CHECKPOINT_JOURNAL_BYTES
+            or database.wal_bytes() > CHECKPOINT_WAL_BYTES
+            or time.monotonic() - self._checkpointed_at > CHECKPOINT_S
+            or self.store.budget.waiting > 0
+        )
+
+    async def checkpoint(self) -> None:
+        """Make everything committed durable in meta.db, let the WAL start over, and drop the journal before it."""
+        database = self.meta.database
+        if database.free_pages() >= SHRINK_PAGES:
+            database.shrink(database.free_pages())
+        self.meta.commit()
+        position = database.committed_position
+        taken = self.store.begin_sync()
+        try:
+            await trio.to_thread.run_sync(sync_file_system, self._data)
+        except BaseException:
+            self.store.sync_failed(taken)
+            raise
+        await trio.to_thread.run_sync(database.checkpoint)
+        self.meta.commit()
+        database.checkpoint_here()
+        database.discard_journal(position)
+        self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
+        self.store.budget.measure()
+
+    # --- the promise of the remote -------------------------------------------------------------------------------
+
+    async def flush(self, progress: Callable[[int, int], None], timeout_s: float | None = None) -> None:
+        """Return when everything written before is on the remote, in a snapshot. *progress*: (done, total) bytes.
+
+        Raises:
+            DeadlinePassed: not within *timeout_s*.
+            BackendError: the remote will not have it.
+        """
+        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
+            await self.publisher.publish("manual", progress=progress)
+        if scope.cancelled_caught:
+            raise DeadlinePassed(f"not everything reached the remote within {timeout_s:g} s")
+
+    async def put_down(self, deadline_s: float) -> None:
+        """Before a clean end: publish what can be published in *deadline_s*. What cannot waits for the next time."""
+        if self.read_only:
+            return
+        with trio.move_on_after(deadline_s):
+            try:
+                await self.publisher.publish("unmount", released=True)
+            except SyncerError as error:
+                log.warning("nothing was published at the end: %s", error)
