@@ -11,7 +11,8 @@ On the wire each message is one line of ASCII JSON:
     progress   {"progress": {"done_bytes", "total_bytes"}}      any number of them, before the answer to a flush
 
 A connection carries one request at a time, any number of them after each other. While a flush runs, a progress line
-comes at least every HEARTBEAT_S seconds, so a client can tell a long flush from a mount that hangs.
+comes at least every HEARTBEAT_S seconds: the client can tell a long flush from a mount that hangs, and the mount a
+client that waits from one that has left.
 """
 
 import contextlib
@@ -169,7 +170,9 @@ class _Conversation:
             return _error_message(SyncerError(f"unexpected {type(error).__name__}: {error}", hint="see DATA/log"))
 
     async def _flush(self) -> dict[str, object]:
-        """Flush with progress lines; a client that hangs up cancels it, seen from here as BrokenResourceError."""
+        """Flush with progress lines. A client that has hung up is noticed by the next one, at most HEARTBEAT_S later:
+        its flush is cancelled, and BrokenResourceError comes out.
+        """
         import trio
 
         latest = Progress(0, 0)
@@ -193,15 +196,8 @@ class _Conversation:
                     await trio.sleep(PROGRESS_STEP_S)
             nursery.cancel_scope.cancel()
 
-        async def watch() -> None:
-            # Whatever comes now is an end of file or a breach of the protocol: one request at a time.
-            with contextlib.suppress(trio.BrokenResourceError):
-                await self._stream.receive_some(1)
-            nursery.cancel_scope.cancel()
-
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell)
-            nursery.start_soon(watch)
             try:
                 await self._service.flush(note)
             except Exception as error:  # noqa: BLE001 - raised below, outside the nursery, which would wrap it in a group

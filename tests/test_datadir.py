@@ -1,10 +1,12 @@
 """DATA: recognised, locked, made and taken back, with nothing foreign ever touched."""
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.support.picture import picture
 
 HOLDER = """
 import sys
+import threading
 from pathlib import Path
 from syncer.datadir import DataDirectory
 with DataDirectory.open(Path(sys.argv[1])):
@@ -121,9 +124,9 @@ def test_a_folder_one_may_not_write_to_is_refused(tmp_path: Path) -> None:
     os.chmod(tmp_path, 0o755)
     os.seteuid(65534)
     try:
-        with pytest.raises(DataUnusable, match="writable|denied"):
+        with pytest.raises(DataUnusable, match=r"writable|denied"):
             datadir.inspect(tmp_path / "theirs")
-        with pytest.raises(DataUnusable, match="writable|denied"):
+        with pytest.raises(DataUnusable, match=r"writable|denied"):
             datadir.inspect(tmp_path / "new")
     finally:
         os.seteuid(0)
@@ -150,15 +153,27 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
 
 
 def test_a_glance_at_the_lock_makes_no_mount_fail(tmp_path: Path) -> None:
-    import fcntl
-    import threading
-
     data = tmp_path / "data"
     DataDirectory.open(data).close()
     descriptor = os.open(data / "lock", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     threading.Timer(datadir.CONTENTION_S / 4, os.close, [descriptor]).start()
     DataDirectory.open(data).close()
+
+
+def test_a_lock_file_that_was_just_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another first mount takes itself back between our opening the lock file and locking it."""
+    lock = fcntl.flock
+
+    def late_lock(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        (tmp_path / "data" / "lock").unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late_lock)
+    with DataDirectory.open(tmp_path / "data") as directory:
+        assert datadir.is_locked(directory.path)
+    assert not datadir.is_locked(tmp_path / "data")
 
 
 def test_discarding_takes_back_a_folder_that_was_made(tmp_path: Path) -> None:

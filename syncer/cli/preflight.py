@@ -1,8 +1,8 @@
 """Everything that can be wrong with a mount before it begins.
 
 `check` only looks: it makes, changes and connects to nothing, so a command that it refuses leaves no trace. Each
-refusal names the cause and the remedy. What it cannot see (the remote's answer, a race for the lock) comes later, and
-whoever finds it takes back what was made.
+refusal names the cause and the remedy. What it cannot see comes later: `DataDirectory.open` finds out whether DATA is
+in use, the mount what the remote says, and whoever refuses takes back what was made.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Plan:
 def check(wish: Wish) -> Plan:
     """Find out whether *wish* can be granted.
 
-    Raises: UsageError, DataUnusable, DataInUse, MountpointUnusable, FuseUnavailable, WrongRepository, ConfigInvalid.
+    Raises: UsageError, DataUnusable, MountpointUnusable, FuseUnavailable, WrongRepository, ConfigInvalid.
     """
     if wish.remote is not None:
         _check_remote(wish.remote)
@@ -66,8 +66,6 @@ def check(wish: Wish) -> Plan:
         _check_same_remote(wish, stored.remote, settings.remote)
     mountpoint = _check_mountpoint(wish.mountpoint)
     _check_apart(data, mountpoint, remote_folder(settings.remote))
-    if datadir.is_locked(data):
-        raise datadir.in_use(data)
     _check_fuse(wish.allow_other or "allow_other" in settings.mount_options)
     return Plan(data=data, mountpoint=mountpoint, config=settings, stored=stored)
 
