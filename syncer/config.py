@@ -272,7 +272,7 @@ def _example(name: str) -> str:
 
 
 def _line_of(name: str, text: str) -> int:
-    """The line of *text* where the top-level key or table *name* starts; 1 when it is written in a way we do not see."""
+    """The line of *text* where the top-level key or table *name* starts; 1 when it is written in an unusual way."""
     start = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
     return next((number for number, line in enumerate(text.splitlines(), 1) if start.match(line)), 1)
 

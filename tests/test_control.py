@@ -113,13 +113,11 @@ def test_the_keys_of_the_status_are_stable() -> None:
     assert list(asdict(STATUS)) == JSON_KEYS
 
 
-@pytest.mark.trio
 async def test_a_status_arrives_as_it_was_sent(tmp_path: Path) -> None:
     async with serving(tmp_path):
         assert await ask(tmp_path, lambda client: (client.status(), client.status())) == (STATUS, STATUS)
 
 
-@pytest.mark.trio
 async def test_the_socket_is_private_and_goes_with_the_mount(tmp_path: Path) -> None:
     path = tmp_path / control.SOCKET_NAME
     path.write_text("left over")
@@ -133,7 +131,6 @@ async def test_the_socket_is_private_and_goes_with_the_mount(tmp_path: Path) -> 
     assert not path.exists()
 
 
-@pytest.mark.trio
 async def test_a_path_too_long_for_a_socket_address_works(tmp_path: Path) -> None:
     data = tmp_path / ("d" * 100) / ("e" * 100)
     data.mkdir(parents=True)
@@ -155,7 +152,6 @@ def test_without_a_mount_there_is_nobody_to_ask(tmp_path: Path) -> None:
         Client.connect(tmp_path)
 
 
-@pytest.mark.trio
 async def test_a_flush_reports_and_returns_when_done(tmp_path: Path) -> None:
     seen: list[Progress] = []
     async with serving(tmp_path) as mount:
@@ -165,7 +161,6 @@ async def test_a_flush_reports_and_returns_when_done(tmp_path: Path) -> None:
     assert Progress(1, 10) in seen
 
 
-@pytest.mark.trio
 async def test_a_flush_does_not_return_before_it_is_done(tmp_path: Path) -> None:
     returned = trio.Event()
     async with serving(tmp_path) as mount, trio.open_nursery() as nursery:
@@ -182,7 +177,6 @@ async def test_a_flush_does_not_return_before_it_is_done(tmp_path: Path) -> None
         await returned.wait()
 
 
-@pytest.mark.trio
 async def test_a_flush_that_takes_too_long_gives_up_and_is_cancelled(tmp_path: Path) -> None:
     async with serving(tmp_path) as mount:
         start = time.monotonic()
@@ -217,7 +211,6 @@ def test_progress_that_never_ends_does_not_outrun_the_deadline(tmp_path: Path) -
     listener.close()
 
 
-@pytest.mark.trio
 async def test_a_client_that_vanishes_cancels_its_own_flush_only(tmp_path: Path) -> None:
     async with serving(tmp_path) as mount, trio.open_nursery() as nursery:
         done = trio.Event()
@@ -244,7 +237,6 @@ async def test_a_client_that_vanishes_cancels_its_own_flush_only(tmp_path: Path)
         await done.wait()
 
 
-@pytest.mark.trio
 async def test_a_long_flush_without_news_is_not_taken_for_a_hung_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +248,6 @@ async def test_a_long_flush_without_news_is_not_taken_for_a_hung_one(
             await ask(tmp_path, lambda client: client.flush(lambda _: None, timeout_s=2))
 
 
-@pytest.mark.trio
 async def test_a_mount_that_hangs_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "ANSWER_S", 0.3)
     listener = socket.socket(socket.AF_UNIX)
@@ -270,7 +261,6 @@ async def test_a_mount_that_hangs_is_found_out(tmp_path: Path, monkeypatch: pyte
     listener.close()
 
 
-@pytest.mark.trio
 @pytest.mark.parametrize("kind", [RemoteUnreachable, BudgetExhausted, SyncerError])
 async def test_errors_come_out_as_what_they_are(tmp_path: Path, kind: type[SyncerError]) -> None:
     async with serving(tmp_path) as mount:
@@ -283,7 +273,6 @@ async def test_errors_come_out_as_what_they_are(tmp_path: Path, kind: type[Synce
             assert (str(caught.value), caught.value.hint) == ("nas does not answer", "plug it in")
 
 
-@pytest.mark.trio
 async def test_a_defect_in_a_request_is_reported_logged_and_survived(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,14 +288,12 @@ async def test_a_defect_in_a_request_is_reported_logged_and_survived(
         assert await ask(tmp_path, lambda client: client.status()) == STATUS
 
 
-@pytest.mark.trio
 async def test_stop_reaches_the_mount(tmp_path: Path) -> None:
     async with serving(tmp_path) as mount:
         await ask(tmp_path, lambda client: client.stop())
         assert mount.stopped.is_set()
 
 
-@pytest.mark.trio
 async def test_a_mount_that_ends_instead_of_answering_is_not_mounted_any_more(tmp_path: Path) -> None:
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -322,7 +309,6 @@ async def test_a_mount_that_ends_instead_of_answering_is_not_mounted_any_more(tm
                 await ask(tmp_path, lambda client: client.flush(lambda _: None))
 
 
-@pytest.mark.trio
 @pytest.mark.parametrize("line", [b"nonsense\n", b"[1]\n", b'{"do": "dance"}\n', b'{"do": ["flush"]}\n'])
 async def test_strange_requests_get_an_error_and_do_no_harm(
     tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
@@ -338,7 +324,6 @@ async def test_strange_requests_get_an_error_and_do_no_harm(
     assert not caplog.records
 
 
-@pytest.mark.trio
 async def test_an_endless_line_is_hung_up_on(tmp_path: Path) -> None:
     async with serving(tmp_path):
         stream = await trio.open_unix_socket(str(tmp_path / control.SOCKET_NAME))
@@ -361,7 +346,6 @@ except (BrokenPipeError, ConnectionResetError):
 """
 
 
-@pytest.mark.trio
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 async def test_other_users_are_turned_away_even_with_access_to_the_socket(tmp_path: Path) -> None:
     import tempfile

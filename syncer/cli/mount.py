@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from syncer.app import MountResult
     from syncer.cli.preflight import Plan, Wish
     from syncer.datadir import DataDirectory
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +109,22 @@ def mount(wish: "Wish", manner: Manner, announce: Callable[[str], None], *, fore
             usable = True
             if plan.config != plan.stored:
                 config.save(directory.config, plan.config)
-            announce(_ready_line(plan, note))
+            line = _ready_line(plan, note)
+            log.info("%s", line)
+            announce(line)
 
         try:
             if directory.fresh:
                 config.save(directory.config, plan.config)
             logfile.start(directory.log, manner.log_level or plan.config.log_level, warnings_to_stderr=foreground)
-            result = _run(plan, manner, directory, ready)
+            line = _end_line(plan, _run(plan, manner, directory, ready))
+            log.info("%s", line)
         except BaseException:
             if not usable:
                 with contextlib.suppress(OSError):  # the error that brought us here says more
                     directory.discard()
             raise
-    announce(_end_line(plan, result))
+    announce(line)  # after DATA is free: who reads it may mount again at once
 
 
 def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callable[[str], None]) -> "MountResult":
@@ -155,11 +162,13 @@ def _end_line(plan: "Plan", result: "MountResult") -> str:
 def _wish(places: tuple[str, ...], config_file: Path | None, allow_other: bool) -> "Wish":
     from syncer.cli.preflight import Wish
 
+    remote: str | None = None
+    budget_bytes: int | None = None
     match places:
         case (data, mountpoint):
-            remote, budget_bytes = None, None
-        case (data, remote, mountpoint, megabytes):
-            budget_bytes = _budget(megabytes)
+            pass
+        case (data, given, mountpoint, megabytes):
+            remote, budget_bytes = _absolute_remote(given), _budget(megabytes)
         case (word,) if not Path(word).exists():
             raise UsageError(f"there is no command {word}", hint="see `syncer --help`")
         case _:
@@ -168,7 +177,7 @@ def _wish(places: tuple[str, ...], config_file: Path | None, allow_other: bool) 
             )
     return Wish(
         data=Path(data).absolute(),
-        remote=remote and _absolute_remote(remote),
+        remote=remote,
         mountpoint=Path(mountpoint).absolute(),
         budget_bytes=budget_bytes,
         config_file=config_file and config_file.absolute(),

@@ -73,7 +73,7 @@ def check(wish: Wish) -> Plan:
 def remote_folder(remote: str) -> Path | None:
     """The local folder that *remote* names, without links; None for a remote that is elsewhere."""
     path = remote.removeprefix("file://")
-    return Path(os.path.realpath(path)) if path.startswith("/") else None
+    return mounts.locate(Path(path))[0] if path.startswith("/") else None
 
 
 def _check_remote(remote: str) -> None:

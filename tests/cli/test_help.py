@@ -46,12 +46,14 @@ def test_every_option_is_explained(name: str, parameter: click.Parameter) -> Non
 
 
 def test_commands_that_only_speak_bring_nothing_heavy() -> None:
-    code = (
-        "import sys\n"
-        "from syncer.cli.main import main\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "finally:\n    print(sorted({'boto3', 'paramiko', 'pyfuse3', 'rich', 'trio', 'msgspec', 'sqlite3'} & set(sys.modules)))\n"
-    )
+    code = """
+import sys
+from syncer.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(sorted({"boto3", "paramiko", "pyfuse3", "rich", "trio", "msgspec", "sqlite3"} & set(sys.modules)))
+"""
     for arguments in (["--help"], ["mount", "--help"], ["--version"]):
         outcome = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment()
