@@ -128,6 +128,16 @@ class Engine:
             nursery.start_soon(self.uploader.run)
             nursery.start_soon(self.publisher.run)
 
+    @property
+    def remote_ok(self) -> bool | None:
+        """What the last attempt to reach the remote showed; None before the first."""
+        seen = [part for part in (self.uploader.remote_ok, self.store.fetcher.remote_ok) if part is not None]
+        return all(seen) if seen else None
+
+    def unsealed_bytes(self) -> int:
+        """Bytes written that are in no block yet."""
+        return self.store.dirty.total_bytes + self.meta.inodes.content_bytes()
+
     # --- commits and checkpoints ---------------------------------------------------------------------------------
 
     async def _commit_loop(self) -> None:

@@ -118,6 +118,11 @@ class BlockTable(Table):
         ).fetchone()
         return row[0], row[1], row[2]
 
+    def content_totals(self) -> tuple[int, int]:
+        """(plain bytes of the blocks the live tree names, sealed bytes the remote holds in all packs known here)."""
+        unique = self.execute("SELECT ifnull(sum(size), 0) FROM blocks WHERE refs > 0").fetchone()[0]
+        return int(unique), int(self.execute("SELECT ifnull(sum(size), 0) FROM packs").fetchone()[0])
+
     def newest(self) -> int:
         """The highest block number there is."""
         return int(self.execute("SELECT ifnull(max(number), 0) FROM blocks").fetchone()[0])

@@ -24,12 +24,12 @@ class NamespaceTable(Table):
     def __init__(self, database: Database, inodes: InodeTable) -> None:
         super().__init__(database)
         self._inodes = inodes
-        self.leafed: set[int] = set()
-        """Directories with rows in `leaves`: a snapshot wants to know which of their names changed."""
+        self.large: set[int] = set()
+        """Directories published by their changes: a snapshot wants to know which of their names changed."""
         self.forget_cached()
 
     def forget_cached(self) -> None:
-        self.leafed = {row[0] for row in self.execute("SELECT DISTINCT inode FROM leaves")}
+        self.large = {row[0] for row in self.execute("SELECT inode FROM trees WHERE large = 1")}
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class NamespaceTable(Table):
     def _note(self, parent: Inode, name: bytes, now_ns: int) -> None:
         parent.mtime_ns = parent.ctime_ns = now_ns
         self._inodes.touch(parent)
-        if parent.number in self.leafed:
+        if parent.number in self.large:
             self.execute(
                 "INSERT OR REPLACE INTO changed_names VALUES (?, ?, ?)", (parent.number, name, self._inodes.generation)
             )
@@ -149,8 +149,7 @@ class NamespaceTable(Table):
         inode.ctime_ns = now_ns
         self._inodes.touch(inode)
         self._inodes.count(inode, -1)
-        self.execute("DELETE FROM leaves WHERE inode = ?", (inode.number,))
-        self.leafed.discard(inode.number)
+        self.large.discard(inode.number)
 
     @journaled(15)
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, now_ns: int) -> None:

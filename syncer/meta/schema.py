@@ -74,13 +74,14 @@ CREATE TABLE packs(
 CREATE INDEX packs_unindexed ON packs(number) WHERE indexed IS NULL;
 CREATE INDEX blocks_pack ON blocks(pack) WHERE pack IS NOT NULL;
 
--- What the next snapshot must look at: inodes whose tree entry may differ, and names that came or went in
--- directories that have rows in `leaves`. generation: the snapshot period of the change.
+-- What the next snapshot must look at: inodes whose tree entry may differ, and names that came or went in large
+-- directories. generation: the snapshot period of the change.
 CREATE TABLE changed(inode INTEGER PRIMARY KEY, generation INTEGER NOT NULL);
 CREATE TABLE changed_names(parent INTEGER, name BLOB, generation INTEGER NOT NULL, PRIMARY KEY(parent, name)) WITHOUT ROWID;
--- Tree of each directory as last published; leaf nodes of the directories that have more than one.
-CREATE TABLE trees(inode INTEGER PRIMARY KEY, id BLOB NOT NULL);
-CREATE TABLE leaves(inode INTEGER, last_name BLOB, id BLOB NOT NULL, entries INTEGER NOT NULL, PRIMARY KEY(inode, last_name)) WITHOUT ROWID;
+-- Tree of each directory as last published. large: it has so many entries that it is published by its changes.
+CREATE TABLE trees(inode INTEGER PRIMARY KEY, id BLOB NOT NULL, large INTEGER NOT NULL);
+CREATE INDEX trees_large ON trees(inode) WHERE large = 1;
+-- Snapshots of every peer that are known here; record: the object as it is on the remote.
 CREATE TABLE snapshots(
     peer INTEGER, seq INTEGER, root BLOB NOT NULL, time_ns INTEGER NOT NULL, record BLOB NOT NULL,
     PRIMARY KEY(peer, seq)) WITHOUT ROWID;

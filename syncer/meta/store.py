@@ -12,6 +12,7 @@ from syncer.meta.database import Database
 from syncer.meta.extents import ExtentTable
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
+from syncer.meta.snapshottable import SnapshotTable
 from syncer.values import PEER_SHIFT, ROOT_INODE, InodeNumber, PeerId
 
 RESERVED_INODES = 1024
@@ -30,6 +31,7 @@ class MetaStore:
         self.names = self.database.add(NamespaceTable(self.database, self.inodes))
         self.blocks = self.database.add(BlockTable(self.database))
         self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks))
+        self.snapshots = self.database.add(SnapshotTable(self.database, self.inodes, self.names))
         self.replayed = self.database.recover()
         self.peer = PeerId(self.database.state_integer("peer"))
         self._next_inode = self._first_free_inode()

@@ -1,0 +1,260 @@
+"""The composition root: builds the engine for one DATA, mounts it, serves the control socket, closes everything.
+
+The only module beside `fs/fuse.py` that knows pyfuse3. Called by the command line; `mount` blocks until the mount
+has ended.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pyfuse3
+import trio
+
+from syncer import control, mounts
+from syncer.backends.base import Backend
+from syncer.backends.open import open_backend
+from syncer.backends.retry import RetryingBackend
+from syncer.config import Config
+from syncer.control import Progress, Status
+from syncer.datadir import DataDirectory
+from syncer.engine import Engine, Settings
+from syncer.errors import DataUnusable, FuseUnavailable
+from syncer.fs import fuse
+from syncer.meta.store import MetaStore
+from syncer.snapshots.repository import Membership, join
+
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+PUT_DOWN_S = 10.0
+"""How long a clean end may go on publishing; what is not on the remote by then waits in DATA."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRequest:
+    """What the command line asks for, checked as far as it can be checked without opening DATA."""
+
+    data: Path
+    mountpoint: Path
+    config: Config
+    read_only: bool = False
+    allow_other: bool = False
+    mount_options: tuple[str, ...] = ()
+    take_over: bool = False
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountResult:
+    """How a mount ended: what still waits for the remote, and why it was read-only if that was not asked for."""
+
+    pending_bytes: int
+    pending_blocks: int
+    read_only_reason: str | None
+
+
+def mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], None]) -> MountResult:
+    """Mount and serve until the mount ends; *on_ready* is called once it is usable, with a note or "".
+
+    SIGINT, SIGTERM and an unmount from outside end it cleanly. *lock* is held by the caller for all that time.
+
+    Raises: SyncerError.
+    """
+    return _run(functools.partial(_mount, request, lock, on_ready))
+
+
+def _run(function: Callable[[], Awaitable[R]]) -> R:
+    """trio.run, but an error that was alone in the groups that nurseries make of it comes out as itself."""
+    try:
+        return trio.run(function, restrict_keyboard_interrupt_to_checkpoints=True)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
+async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], None]) -> MountResult:
+    async with _opened(request.data, request.config, take_over=request.take_over, read_only=request.read_only) as opened:
+        engine, membership = opened
+        service = _Service(request, engine)
+        _begin_session(request, engine)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(control.serve, lock.socket, service)
+                nursery.start_soon(service.watch_signals)
+                nursery.start_soon(service.announce, on_ready, membership.read_only_reason or "")
+                await pyfuse3.main()
+                nursery.cancel_scope.cancel()
+        finally:
+            pyfuse3.close(unmount=True)
+        await engine.put_down(PUT_DOWN_S)
+        engine.meta.commit()
+        pending_bytes, pending_blocks, _ = engine.meta.blocks.pending_totals()
+        pending_bytes += engine.unsealed_bytes()
+        return MountResult(
+            pending_bytes=pending_bytes, pending_blocks=pending_blocks, read_only_reason=membership.read_only_reason
+        )
+
+
+def _begin_session(request: MountRequest, engine: Engine) -> None:
+    """Mount. Raises: FuseUnavailable."""
+    options = {"default_permissions", f"fsname={mounts.mount_source(request.data)}", "subtype=syncer"}
+    options.update(request.mount_options)
+    if request.allow_other:
+        options.add("allow_other")
+    if engine.read_only:
+        options.add("ro")
+    fuse.poll_first()
+    try:
+        pyfuse3.init(fuse.Adapter(engine.file_system), str(request.mountpoint), options)
+    except RuntimeError as error:
+        raise FuseUnavailable(
+            f"the kernel refused to mount {request.mountpoint}: {error}",
+            hint="see whether user_allow_other is set in /etc/fuse.conf, and /dev/fuse is yours to open",
+        ) from error
+
+
+class _Service:
+    """What the control socket may ask of a mount."""
+
+    def __init__(self, request: MountRequest, engine: Engine) -> None:
+        self._request = request
+        self._engine = engine
+        self._stopping = False
+
+    def status(self) -> Status:
+        return status_of(self._engine, self._request.config, self._request.mountpoint)
+
+    async def flush(self, progress: Callable[[Progress], None]) -> None:
+        await self._engine.flush(lambda done, total: progress(Progress(done, total)))
+
+    def stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            pyfuse3.terminate()
+
+    async def watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                self.stop()
+
+    async def announce(self, on_ready: Callable[[str], None], reason: str) -> None:
+        """Say that the mount is usable, once the kernel has had its first answer."""
+        await trio.to_thread.run_sync(os.stat, self._request.mountpoint)
+        await trio.to_thread.run_sync(fuse.raise_read_ahead, os.fsencode(self._request.mountpoint))
+        on_ready(f"read-only: {reason}" if reason else "")
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    data: Path, config: Config, *, take_over: bool = False, read_only: bool = False
+) -> AsyncIterator[tuple[Engine, Membership]]:
+    """The engine of DATA, which is locked, joined to the repository on its remote."""
+    settings = Settings(
+        budget_bytes=config.budget_bytes,
+        snapshot_interval_s=config.snapshot_interval_s,
+        upload_delay_s=config.upload_delay_s,
+        network_deadline_s=config.network_deadline_s,
+        upload_parallelism=config.upload_parallelism,
+        read_ahead_bytes=config.read_ahead_bytes,
+        compression_level=config.compression_level,
+    )
+    async with _backend(config) as backend:
+        meta = MetaStore(data)
+        try:
+            membership = await join(meta, backend, take_over=take_over, uid=os.getuid(), gid=os.getgid())
+        except BaseException:
+            meta.close()
+            raise
+        if membership.read_only_reason:
+            log.warning("read-only: %s", membership.read_only_reason)
+        read_only = read_only or membership.read_only_reason is not None
+        async with Engine.open(data, meta, backend, settings, read_only=read_only) as engine:
+            yield engine, membership
+
+
+@contextlib.asynccontextmanager
+async def _backend(config: Config) -> AsyncIterator[Backend]:
+    password_file = Path(config.password_file) if config.password_file else None
+    inner = open_backend(config.remote, password_file=password_file)
+    async with RetryingBackend(inner, total_s=config.network_deadline_s) as backend:
+        yield backend
+
+
+def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status:
+    """The figures of an open engine, from memory and the local database alone."""
+    meta, budget = engine.meta, engine.store.budget
+    meta.commit()
+    pending_bytes, pending_blocks, oldest = meta.blocks.pending_totals()
+    totals = meta.inodes.totals
+    unique_bytes, remote_bytes = meta.blocks.content_totals()
+    return Status(
+        mounted=mountpoint is not None,
+        mountpoint=None if mountpoint is None else str(mountpoint),
+        remote=config.remote,
+        remote_ok=engine.remote_ok,
+        budget_bytes=config.budget_bytes,
+        used_bytes=budget.used_bytes,
+        clean_bytes=budget.clean_bytes,
+        dirty_bytes=budget.dirty_bytes,
+        metadata_bytes=budget.metadata_bytes,
+        pending_upload_bytes=pending_bytes + engine.unsealed_bytes(),
+        pending_upload_blocks=pending_blocks,
+        oldest_pending_s=None if oldest is None else max(0.0, time.time() - oldest),
+        uploaded_bytes=engine.uploader.uploaded_bytes,
+        fetched_bytes=engine.store.fetcher.fetched_bytes,
+        files=totals.files,
+        directories=totals.directories,
+        logical_bytes=totals.logical_bytes,
+        unique_bytes=unique_bytes,
+        remote_bytes=remote_bytes,
+        head=meta.snapshots.head_name(),
+    )
+
+
+def offline_status(data: Path, config: Config) -> Status:
+    """The status of a DATA that is not mounted; no network. The caller holds its lock.
+
+    Raises: SyncerError.
+    """
+
+    async def ask() -> Status:
+        _need_database(data)
+        meta = MetaStore(data)
+        async with _backend(config) as backend, Engine.open(data, meta, backend, _idle(config), read_only=True) as engine:
+            return status_of(engine, config, None)
+
+    return _run(ask)
+
+
+def offline_flush(data: Path, config: Config, progress: Callable[[Progress], None], timeout_s: float | None) -> None:
+    """Upload what waits in a DATA that is not mounted. The caller holds its lock.
+
+    Raises: SyncerError.
+    """
+
+    async def flush() -> None:
+        _need_database(data)
+        async with _opened(data, config) as (engine, _):
+            await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s)
+
+    _run(flush)
+
+
+def _idle(config: Config) -> Settings:
+    return Settings(budget_bytes=config.budget_bytes)
+
+
+def _need_database(data: Path) -> None:
+    if not (data / "meta.db").exists():
+        raise DataUnusable(f"{data} holds no file system yet", hint="mount it once: syncer DATA REMOTE MOUNTPOINT MB")
