@@ -39,9 +39,10 @@ def command(target: Path | None, timeout_s: float | None) -> None:
             client = Client.connect(data)
         except NotMounted:
             settings = config.load(data / datadir.CONFIG)
-            from syncer import app
+            with datadir.DataDirectory.open(data):
+                from syncer import app
 
-            app.offline_flush(data, settings, progress, timeout_s)
+                app.offline_flush(data, settings, progress, timeout_s)
         else:
             with client:
                 client.flush(progress, timeout_s)

@@ -11,11 +11,15 @@ import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from syncer import config, datadir, mounts
 from syncer.config import Config
 from syncer.datadir import Condition
 from syncer.errors import DataUnusable, FuseUnavailable, MountpointUnusable, UsageError, WrongRepository
+
+if TYPE_CHECKING:
+    from syncer.backends.open import Remote
 
 FUSE_DEVICE = Path("/dev/fuse")
 FUSE_SETTINGS = Path("/etc/fuse.conf")
@@ -55,31 +59,26 @@ def check(wish: Wish) -> Plan:
     Raises: UsageError, DataUnusable, MountpointUnusable, FuseUnavailable, WrongRepository, ConfigInvalid.
     """
     if wish.remote is not None:
-        _check_remote(wish.remote)
+        _parse(wish.remote)
     data = _check_data(wish.data)
     condition = datadir.inspect(data)
     stored = _stored(wish, data, condition)
     settings = _settings(wish, data, stored)
-    if wish.remote is None:
-        _check_remote(settings.remote)
-    if stored and condition is Condition.OURS:
-        _check_same_remote(wish, stored.remote, settings.remote)
+    remote = _parse(settings.remote)
+    if stored and condition is Condition.OURS and _parse(stored.remote) != remote:
+        raise _wrong_remote(wish, stored.remote, settings.remote)
     mountpoint = _check_mountpoint(wish.mountpoint)
-    _check_apart(data, mountpoint, remote_folder(settings.remote))
+    _check_apart(data, mountpoint, remote)
     _check_fuse(wish.allow_other or "allow_other" in settings.mount_options)
     return Plan(data=data, mountpoint=mountpoint, config=settings, stored=stored)
 
 
-def remote_folder(remote: str) -> Path | None:
-    """The local folder that *remote* names, without links; None for a remote that is elsewhere."""
-    path = remote.removeprefix("file://")
-    return mounts.locate(Path(path))[0] if path.startswith("/") else None
+def _parse(remote: str) -> "Remote":
+    """What *remote* says, a folder without links. Raises: UsageError."""
+    from syncer.backends.open import FolderRemote, parse_url  # late: `mount --help` gets by without it
 
-
-def _check_remote(remote: str) -> None:
-    from syncer.backends.open import check_url
-
-    check_url(remote)
+    parsed = parse_url(remote)
+    return FolderRemote(mounts.locate(parsed.path)[0]) if isinstance(parsed, FolderRemote) else parsed
 
 
 def _check_data(path: Path) -> Path:
@@ -116,19 +115,12 @@ def _settings(wish: Wish, data: Path, stored: Config | None) -> Config:
     return config.load(wish.config_file)
 
 
-def _check_same_remote(wish: Wish, stored: str, wanted: str) -> None:
-    if _comparable(stored) == _comparable(wanted):
-        return
-    raise WrongRepository(
+def _wrong_remote(wish: Wish, stored: str, wanted: str) -> WrongRepository:
+    return WrongRepository(
         f"{wish.data} belongs to {stored}, not to {wanted}",
         hint=f"leave the remote out (`syncer {wish.data} {wish.mountpoint}`), name another DATA, or correct the remote "
         f"in {wish.data / datadir.CONFIG} if the repository has moved",
     )
-
-
-def _comparable(remote: str) -> str:
-    folder = remote_folder(remote)
-    return str(folder) if folder else remote.rstrip("/")
 
 
 def _check_mountpoint(path: Path) -> Path:
@@ -166,7 +158,7 @@ def _check_mountpoint(path: Path) -> Path:
     return real
 
 
-def _check_apart(data: Path, mountpoint: Path, remote: Path | None) -> None:
+def _check_apart(data: Path, mountpoint: Path, remote: "Remote") -> None:
     """DATA, the mountpoint and a remote folder: inside each other they would wait for, or fill, themselves.
 
     Raises: MountpointUnusable, DataUnusable, UsageError.
@@ -175,10 +167,14 @@ def _check_apart(data: Path, mountpoint: Path, remote: Path | None) -> None:
         raise MountpointUnusable(
             f"DATA {data} and the mountpoint {mountpoint} lie inside each other", hint="name folders that are apart"
         )
+    from syncer.backends.open import FolderRemote
+
+    if not isinstance(remote, FolderRemote):
+        return
     for place, name in ((data, "DATA"), (mountpoint, "the mountpoint")):
-        if remote and _nested(remote, place):
+        if _nested(remote.path, place):
             raise UsageError(
-                f"the remote folder {remote} and {name} {place} lie inside each other",
+                f"the remote folder {remote.path} and {name} {place} lie inside each other",
                 hint="name folders that are apart",
             )
 

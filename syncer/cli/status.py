@@ -46,9 +46,10 @@ def _ask(data: Path) -> "Status":
             return client.status()
     except NotMounted:
         settings = config.load(data / datadir.CONFIG)
-        from syncer import app
+        with datadir.DataDirectory.open(data):
+            from syncer import app
 
-        return app.offline_status(data, settings)
+            return app.offline_status(data, settings)
 
 
 def _print_table(status: "Status") -> None:

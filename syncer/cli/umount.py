@@ -53,7 +53,23 @@ def command(target: Path | None, wait: bool) -> None:
                 client.flush(progress)
         client.stop()
     _await_end(data)
-    click.echo(printable(f"syncer: {places[0] if places else data} is unmounted"))
+    click.echo(printable(f"syncer: {places[0] if places else data} is unmounted{_what_waits(data)}"))
+
+
+def _what_waits(data: Path) -> str:
+    """The end of the closing line. Nothing when somebody mounts DATA again already: the mount itself has ended."""
+    from syncer import config, datadir
+    from syncer.cli.text import waiting
+    from syncer.errors import SyncerError
+
+    try:
+        settings = config.load(data / datadir.CONFIG)
+        with datadir.DataDirectory.open(data):
+            from syncer import app
+
+            return f"; {waiting(app.offline_status(data, settings).pending_upload_bytes)}"
+    except SyncerError:
+        return ""
 
 
 def _await_end(data: Path) -> None:

@@ -98,7 +98,7 @@ def test_umount_returns_when_everything_is_over(place: Path) -> None:
     with foreground(*first_time(place), mountpoint=place / "mnt") as mount:
         outcome = syncer("umount", place / "mnt", "--wait")
         assert (outcome.returncode, outcome.stderr) == (0, "")
-        assert outcome.stdout.startswith(f"syncer: {place}/mnt is unmounted")
+        assert outcome.stdout == f"syncer: {place}/mnt is unmounted; 0 bytes wait for upload\n"
         assert not is_mounted(place / "mnt")
         assert not datadir.is_locked(place / "data")
         assert mount.process.wait(30) == 0
