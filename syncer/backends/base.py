@@ -78,8 +78,8 @@ class Backend(ABC):
 
         *prefix* is "" or ends in "/". A prefix under which nothing was ever put yields nothing. An error half-way
         is raised, never swallowed: a caller that saw the end has seen everything that was there from the first
-        item to the last. After an error worth retrying the same iterator may be asked again, and goes on with what it
-        has not yielded yet. It may be dropped at any point; there is nothing to close.
+        item to the last. After an error worth retrying, or a wait that was cancelled, the same iterator may be asked
+        again and goes on with what it has not yielded yet. It may be dropped at any point; there is nothing to close.
 
         Raises: RemoteRefused, RemoteUnreachable; ValueError for a malformed prefix.
         """
