@@ -83,7 +83,9 @@ def _run(function: Callable[[], Awaitable[R]]) -> R:
 
 
 async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], None]) -> MountResult:
-    async with _opened(request.data, request.config, take_over=request.take_over, read_only=request.read_only) as opened:
+    async with _opened(
+        request.data, request.config, take_over=request.take_over, read_only=request.read_only
+    ) as opened:
         engine, membership = opened
         service = _Service(request, engine)
         _begin_session(request, engine)
@@ -230,8 +232,11 @@ def offline_status(data: Path, config: Config) -> Status:
 
     async def ask() -> Status:
         _need_database(data)
-        meta = MetaStore(data)
-        async with _backend(config) as backend, Engine.open(data, meta, backend, _idle(config), read_only=True) as engine:
+        meta, idle = MetaStore(data), Settings(budget_bytes=config.budget_bytes)
+        async with (
+            _backend(config) as backend,
+            Engine.open(data, meta, backend, idle, read_only=True) as engine,
+        ):
             return status_of(engine, config, None)
 
     return _run(ask)
@@ -249,10 +254,6 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
             await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s)
 
     _run(flush)
-
-
-def _idle(config: Config) -> Settings:
-    return Settings(budget_bytes=config.budget_bytes)
 
 
 def _need_database(data: Path) -> None:

@@ -52,7 +52,14 @@ class Engine:
     """See the module's text. Attributes are the parts, for whoever serves or tests them."""
 
     def __init__(
-        self, data: Path, meta: MetaStore, backend: Backend, settings: Settings, nursery: trio.Nursery, *, read_only: bool
+        self,
+        data: Path,
+        meta: MetaStore,
+        backend: Backend,
+        settings: Settings,
+        nursery: trio.Nursery,
+        *,
+        read_only: bool,
     ) -> None:
         self._data = data
         self._pending = trio.Event()
@@ -76,7 +83,11 @@ class Engine:
         self.durability = Durability(meta.database, self.store.dirty)
         self.file_system = FileSystem(self.store, self._make_io, read_only=read_only)
         self.publisher = Publisher(
-            meta, backend, self.sealer, self.uploader, interval_s=settings.snapshot_interval_s, level=settings.compression_level
+            meta,
+            backend,
+            self.sealer,
+            self.uploader,
+            interval_s=settings.snapshot_interval_s,
         )
         self._wire()
 

@@ -33,6 +33,9 @@ ZERO_RUN_BYTES = 64 * 1024
 PACK_BYTES = 8 * 1024 * 1024
 """A pack is closed once it holds about this many sealed bytes."""
 
+CONTENT, TREE = 0, 1
+"""Kinds of blocks, and of the packs that hold them: bytes of files, nodes of trees."""
+
 MEGABYTE = 1_000_000
 BUDGET_MIN_BYTES = 64 * MEGABYTE
 

@@ -170,7 +170,7 @@ class Sealer:
             self._written.pop(number, None)
 
     def _start(self, number: int, sealed: list[tuple[int, int]]) -> Inode | None:
-        """Seal what needs no reading, and add its range to *sealed*. The inode, when dirty extents may be left. ATOMIC."""
+        """Seal what needs no reading; its range goes to *sealed*. The inode, when dirty extents may be left. ATOMIC."""
         inode = self._meta.inodes.get(number)
         if inode is None:
             return None

@@ -109,7 +109,7 @@ class Tails:
         self._meta.extents.append(inode.number, dirty, tail.start, len(data), now_ns)
 
     def _cut(self, inode: Inode, block_id: BlockId, length: int) -> None:
-        """End the tail after *length* bytes. A dirty file that is not needed (0 bytes, a block we have) goes with the commit."""
+        """End the tail after *length* bytes. A dirty file that is no new block goes with the next commit."""
         self._meta.extents.cut(inode.number, length, block_id, int(time.time()))
         self._store.settle(inode.number)
 

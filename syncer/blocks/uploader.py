@@ -15,9 +15,9 @@ from syncer.blocks.cache import BlockCache
 from syncer.blocks.codec import seal
 from syncer.blocks.pack import Pack, PackBuilder, pack_key
 from syncer.errors import BackendError
-from syncer.meta.blocktable import CACHED_ROW, CONTENT, Block
+from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.meta.store import MetaStore
-from syncer.values import PACK_BYTES
+from syncer.values import CONTENT, PACK_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ class Uploader:
         self.hurry = 0
         """While above 0, whatever is sealed leaves at once."""
         self.uploaded_bytes = 0
+        """Bytes sent: packs, indexes and snapshots."""
+        self.stored_bytes = 0
+        """Plain bytes of the blocks that the remote has got."""
+        self.progressed = trio.Event()
+        """Set, and made anew, whenever a pack was stored or could not be."""
         self.remote_ok: bool | None = None
         self.damaged: set[int] = set()
         """Blocks that cannot be uploaded because their only copy, here, is bad."""
@@ -98,11 +103,10 @@ class Uploader:
             self._set_aside(unreadable)
             if pack is None:
                 return
-            sizes = {block.id: block.size for block in batch}
             await self._backend.put(pack_key(pack.id), pack.data)
-            entries = [(block_id, offset, length, sizes[block_id]) for block_id, offset, length in pack.entries]
-            self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, entries)
+            self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, pack.locations())
             self.uploaded_bytes += len(pack.data)
+            self.stored_bytes += sum(entry.plain_bytes for entry in pack.entries)
             self.remote_ok, self.error = True, None
         except BackendError as error:
             self.remote_ok, self.error = False, error
@@ -111,6 +115,8 @@ class Uploader:
         finally:
             self._flying.difference_update(block.number for block in batch)
             self._slots += 1
+            self.progressed.set()
+            self.progressed = trio.Event()
             self.on_stored()
             self.wake()
 
@@ -134,5 +140,5 @@ class Uploader:
             if data is None or blake3(data).digest() != block.id:
                 unreadable.append(block)
             else:
-                builder.add(block.id, seal(data, self._level))
+                builder.add(block.id, seal(data, self._level), len(data))
         return (builder.finish() if len(unreadable) < len(batch) else None), unreadable

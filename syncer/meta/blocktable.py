@@ -8,10 +8,9 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from syncer.meta.database import Database, Table, journaled
-from syncer.values import SMALL_BYTES, BlockId, Location, PackId
+from syncer.values import CONTENT, SMALL_BYTES, BlockId, Location, PackId
 
 NOT_CACHED, CACHED_FILE, CACHED_ROW = 0, 1, 2
-CONTENT, TREE = 0, 1
 FILE_UNIT_BYTES = 4096
 _USE_GRAIN_S = 30
 
@@ -86,7 +85,7 @@ class BlockTable(Table):
         self._used[number] = int(time.time())
 
     def pending(self, limit_bytes: int, born_before_s: int, without: Container[int] = ()) -> list[Block]:
-        """The oldest blocks that the remote lacks and something needs, of about *limit_bytes* together (one at least)."""
+        """The oldest blocks that the remote lacks and something needs: one, or about *limit_bytes* together."""
         cursor = self.execute(
             "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND born <= ?"
             " AND (refs > 0 OR number <= ?) ORDER BY number",
@@ -137,15 +136,30 @@ class BlockTable(Table):
         ).fetchall()
         return [self._block(row) for row in rows]
 
-    def unindexed_packs(self) -> list[tuple[PackId, int, int, list[tuple[BlockId, int, int, int]]]]:
-        """Packs that no index object lists: (pack id, size, kind, [(block id, offset, sealed bytes, plain bytes)])."""
+    def has_pending(self, up_to: int, without: Container[int]) -> bool:
+        """Whether the remote lacks a needed block numbered up to *up_to*, those *without* aside."""
+        rows = self.execute(
+            "SELECT number FROM blocks WHERE pack IS NULL AND number <= ? AND (refs > 0 OR number <= ?)",
+            (up_to, self.held_up_to),
+        ).fetchall()
+        return any(row[0] not in without for row in rows)
+
+    def unindexed_packs(self, limit: int) -> list[tuple[PackId, int, int, list[tuple[BlockId, int, int, int]]]]:
+        """Packs that no index object lists, of about *limit* blocks together.
+
+        Each is (pack id, size, kind, [(block id, offset, sealed bytes, plain bytes)]).
+        """
         packs = self.execute("SELECT number, id, size, kind FROM packs WHERE indexed IS NULL").fetchall()
         result = []
+        count = 0
         for number, pack_id, size, kind in packs:
             entries = self.execute(
                 "SELECT id, pack_offset, sealed_bytes, size FROM blocks WHERE pack = ? ORDER BY pack_offset", (number,)
             ).fetchall()
             result.append((PackId(pack_id), size, kind, entries))
+            count += len(entries)
+            if count >= limit:
+                break
         return result
 
     def neighbours(self, block: Block, limit_bytes: int) -> list[Block]:
@@ -338,9 +352,10 @@ class BlockTable(Table):
 
     def _load_totals(self) -> None:
         self.totals = CacheTotals()
+        unit = FILE_UNIT_BYTES
+        on_disk = f"(size + {unit - 1}) / {unit} * {unit}"
         rows = self.execute(
-            "SELECT cached, pack IS NOT NULL,"
-            f" sum(CASE cached WHEN 1 THEN (size + {FILE_UNIT_BYTES - 1}) / {FILE_UNIT_BYTES} * {FILE_UNIT_BYTES} ELSE size END)"
+            f"SELECT cached, pack IS NOT NULL, sum(CASE cached WHEN {CACHED_FILE} THEN {on_disk} ELSE size END)"
             " FROM blocks WHERE cached > 0 GROUP BY 1, 2"
         )
         for cached, clean, amount in rows:

@@ -207,6 +207,21 @@ class Database:
         self.commit()
         return replayed
 
+    def wipe(self) -> None:
+        """Empty every table but what identifies the schema, and remember which cache files must go."""
+        self.commit()
+        self.begin()
+        execute = self.connection.execute
+        execute("INSERT OR IGNORE INTO deleting SELECT id FROM blocks WHERE cached = 1")
+        tables = execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
+        for (table,) in tables:
+            if table not in ("state", "deleting"):
+                execute(f"DELETE FROM {table}")
+        execute("DELETE FROM state WHERE key NOT IN ('schema', 'journal_position', 'next_dirty')")
+        for item in self._tables:
+            item.forget_cached()
+        self.commit()
+
     # --- durability ----------------------------------------------------------------------------------------------
 
     def sync(self) -> None:

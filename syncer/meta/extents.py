@@ -271,9 +271,9 @@ class ExtentTable(Table):
     def _join(self, number: int, offset: int, length: int, overlay: int) -> None:
         """Insert an overlay extent, joined to the neighbour before it where that is in the overlay too."""
         grown = self.execute(
-            "UPDATE extents SET length = length + ? WHERE inode = ? AND source = ? AND start = "
-            "(SELECT start FROM extents WHERE inode = ? AND start < ? ORDER BY start DESC LIMIT 1) AND start + length = ?",
-            (length, number, -overlay, number, offset, offset),
+            "UPDATE extents SET length = length + ?1 WHERE inode = ?2 AND source = ?3 AND start + length = ?4"
+            " AND start = (SELECT start FROM extents WHERE inode = ?2 AND start < ?4 ORDER BY start DESC LIMIT 1)",
+            (length, number, -overlay, offset),
         )
         if not grown.rowcount:
             self._insert(number, offset, length, -overlay, offset)

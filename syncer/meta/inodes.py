@@ -167,6 +167,11 @@ class InodeTable(Table):
         """Inodes with a small content or a tail. Complete only right after a commit."""
         return [row[0] for row in self.execute("SELECT inode FROM inodes WHERE content = 1 OR tail > 0")]
 
+    def set_totals(self, totals: Totals) -> None:
+        """Take over the totals of a tree that was filled in behind the methods here."""
+        self.database.begin()
+        self.totals = totals
+
     def content_bytes(self) -> int:
         """Bytes of all small contents that are not sealed. Complete only right after a commit."""
         return int(self.execute("SELECT ifnull(sum(size), 0) FROM inodes WHERE content = 1").fetchone()[0])

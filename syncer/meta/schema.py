@@ -77,7 +77,8 @@ CREATE INDEX blocks_pack ON blocks(pack) WHERE pack IS NOT NULL;
 -- What the next snapshot must look at: inodes whose tree entry may differ, and names that came or went in large
 -- directories. generation: the snapshot period of the change.
 CREATE TABLE changed(inode INTEGER PRIMARY KEY, generation INTEGER NOT NULL);
-CREATE TABLE changed_names(parent INTEGER, name BLOB, generation INTEGER NOT NULL, PRIMARY KEY(parent, name)) WITHOUT ROWID;
+CREATE TABLE changed_names(
+    parent INTEGER, name BLOB, generation INTEGER NOT NULL, PRIMARY KEY(parent, name)) WITHOUT ROWID;
 -- Tree of each directory as last published. large: it has so many entries that it is published by its changes.
 CREATE TABLE trees(inode INTEGER PRIMARY KEY, id BLOB NOT NULL, large INTEGER NOT NULL);
 CREATE INDEX trees_large ON trees(inode) WHERE large = 1;

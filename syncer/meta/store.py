@@ -74,6 +74,12 @@ class MetaStore:
         if self.inodes.get(ROOT_INODE) is None:
             self.names.create_root(0o40755, uid, gid, time.time_ns())
 
+    def wipe(self) -> None:
+        """Empty every table, to be filled anew. Cache files are deleted when the block store is opened next."""
+        self.database.wipe()
+        self._next_inode = self._first_free_inode()
+        self.commit()
+
     def commit(self) -> None:
         self.database.commit()
 

@@ -5,7 +5,7 @@ from starting over, so it must not live long.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from syncer.meta.database import Database
@@ -87,11 +87,20 @@ class TreeReader:
             )
         }
         rows = self._execute(
-            "SELECT d.name FROM changed c JOIN dentries d ON d.inode = c.inode WHERE c.generation <= ? AND d.parent = ?",
+            "SELECT d.name FROM changed c JOIN dentries d ON d.inode = c.inode"
+            " WHERE c.generation <= ? AND d.parent = ?",
             (generation, directory),
         )
         names.update(row[0] for row in rows)
         return names
+
+    def names_of(self, directory: int, numbers: Iterable[int]) -> set[bytes]:
+        """The names in *directory* of those among the inodes *numbers* that it holds."""
+        found: set[bytes] = set()
+        for number in numbers:
+            rows = self._execute("SELECT name FROM dentries WHERE inode = ? AND parent = ?", (number, directory))
+            found.update(row[0] for row in rows)
+        return found
 
     def root(self) -> TreeRow:
         """The root directory, without a name."""
@@ -121,19 +130,19 @@ class TreeReader:
 
     def entry(self, directory: int, name: bytes) -> TreeRow | None:
         rows = self._execute(
-            f"SELECT d.name, {_INODE} FROM dentries d JOIN inodes i ON i.inode = d.inode WHERE d.parent = ? AND d.name = ?",
+            f"SELECT d.name, {_INODE} FROM dentries d JOIN inodes i ON i.inode = d.inode"
+            " WHERE d.parent = ? AND d.name = ?",
             (directory, name),
         ).fetchall()
         found = self._with_details(rows, "d.parent = ? AND d.name = ?", (directory, name)) if rows else []
         return found[0] if found else None
 
-    def _with_details(
-        self, rows: list[tuple[object, ...]], where: str, arguments: tuple[object, ...]
-    ) -> list[TreeRow]:
+    def _with_details(self, rows: list[tuple[object, ...]], where: str, arguments: tuple[object, ...]) -> list[TreeRow]:
         xattrs = self._xattrs(f"x.inode IN (SELECT d.inode FROM dentries d WHERE {where})", arguments)
         extents: dict[int, list[tuple[int, int, BlockId, int]]] = defaultdict(list)
         for number, start, length, block_id, offset in self._execute(
-            "SELECT e.inode, e.start, e.length, b.id, e.source_offset FROM dentries d JOIN extents e ON e.inode = d.inode"
+            "SELECT e.inode, e.start, e.length, b.id, e.source_offset"
+            " FROM dentries d JOIN extents e ON e.inode = d.inode"
             f" JOIN blocks b ON b.number = e.source WHERE {where} ORDER BY e.inode, e.start",
             arguments,
         ):
@@ -142,7 +151,8 @@ class TreeReader:
                 known.append((start, length, block_id, offset))
         targets = dict(
             self._execute(
-                f"SELECT s.inode, s.target FROM dentries d JOIN symlinks s ON s.inode = d.inode WHERE {where}", arguments
+                f"SELECT s.inode, s.target FROM dentries d JOIN symlinks s ON s.inode = d.inode WHERE {where}",
+                arguments,
             ).fetchall()
         )
         trees = dict(
@@ -173,11 +183,11 @@ class TreeReader:
             number: int = row[1]  # type: ignore[assignment]
             complete.append(
                 TreeRow(
-                    *row,  # type: ignore[arg-type]
-                    target=targets.get(number),
-                    xattrs=tuple(xattrs.get(number, ())),
-                    extents=tuple(extents.get(number, ())),
-                    tree=trees.get(number),
+                    *row,  # type: ignore[call-arg, arg-type]
+                    targets.get(number),
+                    tuple(xattrs.get(number, ())),
+                    tuple(extents.get(number, ())),
+                    trees.get(number),
                 )
             )
         return complete
@@ -196,7 +206,9 @@ class TreeReader:
 
     def totals(self) -> tuple[int, int, int, int]:
         """(files, directories, logical bytes, unique bytes) of the tree."""
-        state = dict(self._execute("SELECT key, value FROM state WHERE key IN ('files', 'directories', 'logical_bytes')"))
+        state = dict(
+            self._execute("SELECT key, value FROM state WHERE key IN ('files', 'directories', 'logical_bytes')")
+        )
         unique = self._execute("SELECT ifnull(sum(size), 0) FROM blocks WHERE refs > 0").fetchone()[0]
         return state.get("files", 0), state.get("directories", 0), state.get("logical_bytes", 0), unique
 

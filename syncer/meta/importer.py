@@ -1,0 +1,141 @@
+"""Fills an empty meta.db from the remote: packs from index objects, directories from trees.
+
+Not journaled: a build that is interrupted starts over, because the store belongs to no repository before it is
+finished. Commits now and then, so that the transaction stays small.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from syncer.errors import ObjectCorrupt
+from syncer.meta.database import Database
+from syncer.meta.inodes import Totals
+from syncer.values import BlockId, PackId, TreeId
+
+COMMIT_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedInode:
+    """An inode as a tree gives it. Times in nanoseconds."""
+
+    number: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    rdev: int
+    target: bytes | None
+    xattrs: Sequence[tuple[bytes, bytes]]
+    extents: Sequence[tuple[int, int, BlockId, int]]
+
+
+class Importer:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._execute = database.connection.execute
+        self._executemany = database.connection.executemany
+        self._rows = 0
+        self._totals = Totals()
+
+    def add_pack(
+        self, pack_id: PackId, size: int, kind: int, seq: int | None, entries: Iterable[tuple[BlockId, int, int, int]]
+    ) -> None:
+        """A pack with its blocks: (block id, offset, sealed bytes, plain bytes). Known blocks stay as they are."""
+        self._database.begin()
+        cursor = self._execute(
+            "INSERT OR IGNORE INTO packs(id, size, kind, indexed) VALUES (?, ?, ?, ?)", (pack_id, size, kind, seq)
+        )
+        if not cursor.rowcount:
+            return
+        pack = cursor.lastrowid
+        cursor = self._executemany(
+            "INSERT OR IGNORE INTO blocks(id, size, refs, kind, pack, pack_offset, sealed_bytes, cached, used, born)"
+            " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0)",
+            [(block_id, plain, kind, pack, offset, sealed) for block_id, offset, sealed, plain in entries],
+        )
+        self._count(cursor.rowcount)
+
+    def add_root(self, inode: ImportedInode, tree: TreeId) -> None:
+        self._database.begin()
+        self._add_inodes([inode])
+        self._add_tree(inode.number, tree)
+
+    def add_entries(
+        self, parent: int, entries: Sequence[tuple[bytes, ImportedInode]], trees: Sequence[tuple[int, TreeId]]
+    ) -> None:
+        """Entries of one directory, with (inode, tree) of those that are directories.
+
+        Raises:
+            ObjectCorrupt: a file names a block that no index lists.
+        """
+        self._database.begin()
+        self._executemany(
+            "INSERT INTO dentries(parent, name, inode) VALUES (?, ?, ?)",
+            [(parent, name, inode.number) for name, inode in entries],
+        )
+        self._add_inodes([inode for _, inode in entries])
+        for number, tree in trees:
+            self._add_tree(number, tree)
+        self._count(len(entries))
+
+    def mark_large(self, number: int) -> None:
+        """The directory has so many entries that it is published by its changes."""
+        self._database.begin()
+        self._execute("UPDATE trees SET large = 1 WHERE inode = ?", (number,))
+
+    def _add_tree(self, number: int, tree: TreeId) -> None:
+        self._execute("INSERT OR REPLACE INTO trees VALUES (?, ?, 0)", (number, tree))
+
+    def _add_inodes(self, inodes: Iterable[ImportedInode]) -> None:
+        fresh = [inode for inode in inodes if self._add_inode(inode)]
+        self._executemany(
+            "INSERT INTO symlinks VALUES (?, ?)", [(i.number, i.target) for i in fresh if i.target is not None]
+        )
+        self._executemany(
+            "INSERT INTO xattrs VALUES (?, ?, ?)", [(i.number, name, value) for i in fresh for name, value in i.xattrs]
+        )
+        extents = [
+            (i.number, start, length, offset, block) for i in fresh for start, length, block, offset in i.extents
+        ]
+        cursor = self._executemany(
+            "INSERT INTO extents(inode, start, length, source, source_offset)"
+            " SELECT ?1, ?2, ?3, number, ?4 FROM blocks WHERE id = ?5",
+            extents,
+        )
+        if extents and cursor.rowcount != len(extents):
+            raise ObjectCorrupt(
+                f"{len(extents) - cursor.rowcount} blocks are in the tree and in no index",
+                hint="some index objects are missing from the remote; bring them back, or mount on the old machine",
+            )
+
+    def _add_inode(self, inode: ImportedInode) -> bool:
+        """False for a further name of an inode that is here already."""
+        cursor = self._execute(
+            "INSERT OR IGNORE INTO inodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)",
+            (
+                *(inode.number, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size),
+                *(inode.mtime_ns, inode.mtime_ns, inode.ctime_ns, inode.rdev),
+            ),
+        )
+        if not cursor.rowcount:
+            return False
+        if inode.mode & 0o170000 == 0o040000:
+            self._totals.directories += 1
+        else:
+            self._totals.files += 1
+            self._totals.logical_bytes += inode.size
+        return True
+
+    def _count(self, rows: int) -> None:
+        self._rows += rows
+        if self._rows >= COMMIT_ROWS:
+            self._rows = 0
+            self._database.commit()
+
+    def finish(self) -> Totals:
+        """What was imported; the caller stores it with the repository's identity and commits."""
+        return self._totals

@@ -1,0 +1,149 @@
+"""Builds the live tree of an empty DATA from a snapshot, without fetching the contents of files.
+
+The trees are walked in a thread, which asks the event loop for packs of nodes and for the rows to be written: SQLite
+belongs to the event loop, and so do the backends.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from syncer.backends.base import Backend
+from syncer.blocks.codec import open_sealed
+from syncer.blocks.pack import pack_key
+from syncer.errors import ObjectCorrupt
+from syncer.meta.importer import ImportedInode, Importer
+from syncer.meta.store import MetaStore
+from syncer.snapshots.planter import LARGE_ENTRIES
+from syncer.snapshots.records import IndexRecord, SnapshotRecord, decode, parse_seq_key
+from syncer.snapshots.tree import Entry, iter_directory, iter_extents, load_root
+from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
+
+log = logging.getLogger(__name__)
+
+PACKS_KEPT = 4
+ENTRIES_AT_ONCE = 2000
+DIRECTORY = 0o040000
+
+
+async def learn_packs(meta: MetaStore, backend: Backend) -> None:
+    """Read every index object on the remote.
+
+    Raises: BackendError.
+    """
+    importer = Importer(meta.database)
+    keys = [info.key async for info in backend.list("index/") if parse_seq_key(info.key) is not None]
+    for key in sorted(keys):
+        record = decode(await backend.get(key), IndexRecord)
+        for pack in record.packs:
+            importer.add_pack(
+                PackId(pack.id),
+                pack.size,
+                pack.kind,
+                record.seq,
+                [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks],
+            )
+        await trio.lowlevel.checkpoint()
+    meta.commit()
+
+
+async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) -> None:
+    """Fill the empty tables with the tree of *snapshot*; the packs must be known.
+
+    Raises: BackendError, ObjectCorrupt among them.
+    """
+    importer = Importer(meta.database)
+    walker = _Walker(meta, backend, importer, trio.lowlevel.current_trio_token())
+    await trio.to_thread.run_sync(walker.walk, TreeId(snapshot.root))
+    meta.inodes.set_totals(importer.finish())
+    meta.commit()
+
+
+class _Walker:
+    """Walks a snapshot's trees in a thread, one directory after the other."""
+
+    def __init__(self, meta: MetaStore, backend: Backend, importer: Importer, token: trio.lowlevel.TrioToken) -> None:
+        self._meta = meta
+        self._backend = backend
+        self._importer = importer
+        self._token = token
+        self._packs: OrderedDict[PackId, bytes] = OrderedDict()
+
+    def walk(self, root: TreeId) -> None:
+        entry = load_root(root, self._load)
+        if entry.tree is None or entry.inode != ROOT_INODE:
+            raise ObjectCorrupt("the root of the snapshot is no directory")
+        top = TreeId(entry.tree)
+        # How many entries the root has is not known yet: it is published whole the first time, which is right too.
+        self._on_loop(self._importer.add_root, self._inode(entry), top)
+        pending = [(int(ROOT_INODE), top)]
+        while pending:
+            number, tree = pending.pop()
+            count = 0
+            batch: list[Entry] = []
+            for entry in iter_directory(tree, self._load):
+                batch.append(entry)
+                count += 1
+                if len(batch) >= ENTRIES_AT_ONCE:
+                    pending.extend(self._add(number, batch))
+                    batch = []
+            pending.extend(self._add(number, batch))
+            if count > LARGE_ENTRIES:
+                self._on_loop(self._importer.mark_large, number)
+
+    def _add(self, parent: int, entries: Sequence[Entry]) -> list[tuple[int, TreeId]]:
+        rows = [(entry.name, self._inode(entry)) for entry in entries]
+        directories = [(entry.inode, TreeId(entry.tree)) for entry in entries if _is_directory(entry) and entry.tree]
+        self._on_loop(self._importer.add_entries, parent, rows, directories)
+        return directories
+
+    def _inode(self, entry: Entry) -> ImportedInode:
+        extents: Iterable[tuple[int, int, BlockId, int]] = (
+            (e.start, e.length, BlockId(e.block), e.offset) for e in entry.extents
+        )
+        if entry.tree is not None and not _is_directory(entry):
+            found = iter_extents(TreeId(entry.tree), self._load)
+            extents = ((e.start, e.length, BlockId(e.block), e.offset) for e in found)
+        return ImportedInode(
+            *(entry.inode, entry.mode, entry.uid, entry.gid, entry.nlink, entry.size, entry.mtime_ns, entry.ctime_ns),
+            *(entry.rdev, entry.target, entry.xattrs, tuple(extents)),
+        )
+
+    def _on_loop(self, function: object, *arguments: object) -> None:
+        trio.from_thread.run_sync(function, *arguments, trio_token=self._token)  # type: ignore[arg-type]
+
+    def _load(self, tree: TreeId) -> bytes:
+        location: Location | None = trio.from_thread.run_sync(self._locate, tree, trio_token=self._token)
+        if location is None:
+            raise ObjectCorrupt(
+                f"tree node {tree.hex()} is in no index", hint="some index objects are missing from the remote"
+            )
+        pack = self._packs.get(location.pack)
+        if pack is None:
+            pack = trio.from_thread.run(self._backend.get, pack_key(location.pack), trio_token=self._token)
+            self._packs[location.pack] = pack
+            if len(self._packs) > PACKS_KEPT:
+                self._packs.popitem(last=False)
+        self._packs.move_to_end(location.pack)
+        return open_sealed(memoryview(pack)[location.offset : location.offset + location.length], tree)
+
+    def _locate(self, tree: TreeId) -> Location | None:
+        block = self._meta.blocks.find(BlockId(tree))
+        return None if block is None else block.location
+
+
+def _is_directory(entry: Entry) -> bool:
+    return entry.mode & 0o170000 == DIRECTORY
+
+
+async def newest_snapshots(backend: Backend) -> dict[PeerId, int]:
+    """The highest sequence number of each peer's snapshots. Raises: BackendError."""
+    newest: dict[PeerId, int] = {}
+    async for info in backend.list("snapshots/"):
+        found = parse_seq_key(info.key)
+        if found is not None:
+            peer, seq = found
+            newest[peer] = max(seq, newest.get(peer, 0))
+    return newest

@@ -1,0 +1,181 @@
+"""Publishes snapshots: makes the remote complete up to a moment, while the file system goes on.
+
+The order is the promise: packs, then the index that lists them, then the snapshot. Whoever sees a snapshot finds
+everything it names. One publication at a time; all on the event loop's thread but the building of trees.
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from syncer.backends.base import Backend
+from syncer.blocks.pack import Pack, pack_key
+from syncer.blocks.sealer import Sealer
+from syncer.blocks.uploader import Uploader
+from syncer.errors import LocalDamage, RemoteUnreachable, SyncerError, WrongRepository
+from syncer.meta.store import MetaStore
+from syncer.meta.treereader import TreeReader
+from syncer.snapshots.planter import Planted, Planter
+from syncer.snapshots.records import VERSION, IndexRecord, PackListing, SnapshotRecord, encode, index_key, snapshot_key
+from syncer.snapshots.repository import check_writer
+from syncer.values import TREE, BlockId, TreeId
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None] | None
+"""Is told (done, total) bytes now and then."""
+
+INDEX_ENTRIES = 50_000
+"""An index object lists about this many blocks at most."""
+PROGRESS_S = 0.5
+GIVE_UP_S = 120.0
+"""A publication ends with an error when the remote has taken nothing for this long."""
+
+
+class Publisher:
+    def __init__(
+        self, meta: MetaStore, backend: Backend, sealer: Sealer, uploader: Uploader, *, interval_s: float
+    ) -> None:
+        self._meta = meta
+        self._backend = backend
+        self._sealer = sealer
+        self._uploader = uploader
+        self._interval_s = interval_s
+        self._turn = trio.Lock()
+        self.host = socket.gethostname()
+        self.released = False
+        """Whether our newest snapshot says that nobody writes; the first change afterwards must say otherwise."""
+
+    async def run(self) -> None:
+        """Publish every interval when something changed. Trouble is logged and tried again."""
+        while True:
+            await trio.sleep(self._interval_s)
+            try:
+                await self.publish("auto")
+            except SyncerError as error:
+                log.warning("snapshot: %s; it is tried again", error)
+
+    async def publish(self, reason: str, *, released: bool = False, progress: Progress = None) -> None:
+        """Return when everything written before the call is on the remote, in a snapshot.
+
+        Cancelled or failed, nothing is lost: what was uploaded
+        stays, and the next publication goes on from there.
+
+        Raises:
+            BackendError: the remote would not take it.
+            LocalDamage: bytes that it should hold cannot be read here.
+        """
+        async with self._turn:
+            self._uploader.hurry += 1
+            try:
+                await self._publish(reason, released, progress)
+            finally:
+                self._uploader.hurry -= 1
+                self._meta.blocks.held_up_to = 0
+
+    async def _publish(self, reason: str, released: bool, progress: Progress) -> None:
+        await self._sealer.seal_everything()
+        # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
+        self._meta.commit()
+        head = self._meta.snapshots.head()
+        if head is not None and not self._meta.snapshots.has_changes() and released == self.released:
+            return
+        generation = self._meta.snapshots.begin_generation()
+        self._meta.commit()
+        newest = self._meta.blocks.held_up_to = self._meta.blocks.newest()
+        reader = TreeReader(self._meta.database)
+        self._uploader.wake()
+        time_ns = time.time_ns()
+        try:
+            planter = Planter(reader, generation, partial(self._store_from_thread, trio.lowlevel.current_trio_token()))
+            planted = await trio.to_thread.run_sync(planter.plant)
+        finally:
+            reader.close()
+        await self._content_stored(newest, progress)
+        await self._check_writer()
+        await self._publish_index()
+        await self._publish_snapshot(reason, released, planted, time_ns)
+        self._meta.snapshots.published(generation, planted.trees)
+        self._keep_nodes(planted)
+        self.released = released
+
+    def _store_from_thread(self, token: trio.lowlevel.TrioToken, pack: Pack) -> None:
+        """Upload a pack of tree nodes; the building thread waits for it, so few are in memory at once."""
+        trio.from_thread.run(self._store_trees, pack, trio_token=token)
+
+    async def _store_trees(self, pack: Pack) -> None:
+        await self._backend.put(pack_key(pack.id), pack.data)
+        self._meta.blocks.stored(pack.id, len(pack.data), TREE, pack.locations())
+        self._uploader.uploaded_bytes += len(pack.data)
+
+    async def _content_stored(self, newest: int, progress: Progress) -> None:
+        """Wait until the remote has every block up to number *newest*."""
+        begin = stored = self._uploader.stored_bytes
+        patience = trio.current_time() + GIVE_UP_S
+        while self._meta.blocks.has_pending(newest, self._uploader.damaged):
+            if self._uploader.stored_bytes != stored:
+                stored, patience = self._uploader.stored_bytes, trio.current_time() + GIVE_UP_S
+            elif trio.current_time() > patience:
+                raise self._uploader.error or RemoteUnreachable("the remote has taken nothing for too long")
+            if progress is not None:
+                progress(stored - begin, stored - begin + self._meta.blocks.pending_totals()[0])
+            with trio.move_on_after(PROGRESS_S):
+                await self._uploader.progressed.wait()
+        if self._uploader.damaged:
+            raise LocalDamage(f"{len(self._uploader.damaged)} blocks are damaged here and not on the remote")
+
+    async def _check_writer(self) -> None:
+        """Raises: WrongRepository: somebody else writes by now, so nothing of ours may be published."""
+        reason = await check_writer(self._meta, self._backend)
+        if reason is not None:
+            raise WrongRepository(reason)
+
+    def _keep_nodes(self, planted: Planted) -> None:
+        """Cache the nodes of large directories: the next publication changes them and loads no others."""
+        for tree, data in planted.nodes.items():
+            block = self._meta.blocks.find(BlockId(tree))
+            if block is not None and not block.cached:
+                self._meta.blocks.keep_row(block, data)
+
+    async def _publish_index(self) -> None:
+        """List the packs that no index lists yet."""
+        while packs := self._meta.blocks.unindexed_packs(INDEX_ENTRIES):
+            seq = self._meta.snapshots.next_seq("index")
+            self._meta.snapshots.take_seq("index", seq)
+            listings = tuple(PackListing(pack_id, size, kind, tuple(blocks)) for pack_id, size, kind, blocks in packs)
+            record = IndexRecord(VERSION, self._meta.peer, seq, listings)
+            await self._put(index_key(self._meta.peer, seq), encode(record))
+            self._meta.blocks.indexed([pack[0] for pack in packs], seq)
+
+    async def _publish_snapshot(self, reason: str, released: bool, planted: Planted, time_ns: int) -> None:
+        head = self._meta.snapshots.head()
+        seq = self._meta.snapshots.next_seq("snapshot")
+        self._meta.snapshots.take_seq("snapshot", seq)
+        record = SnapshotRecord(
+            version=VERSION,
+            peer=self._meta.peer,
+            seq=seq,
+            root=planted.root,
+            parents=() if head is None else ((head.peer, head.seq),),
+            time_ns=time_ns,
+            host=self.host,
+            files=planted.files,
+            directories=planted.directories,
+            logical_bytes=planted.logical_bytes,
+            unique_bytes=planted.unique_bytes,
+            next_inode=self._meta.next_inode,
+            label=None,
+            released=released,
+            reason=reason,
+        )
+        data = encode(record)
+        await self._put(snapshot_key(self._meta.peer, seq), data)
+        self._meta.snapshots.learn(self._meta.peer, seq, TreeId(planted.root), time_ns, data)
+
+    async def _put(self, key: str, data: bytes) -> None:
+        await self._backend.put(key, data)
+        self._uploader.uploaded_bytes += len(data)
