@@ -26,7 +26,7 @@ from syncer.config import Config
 from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory
 from syncer.engine import Engine, Settings
-from syncer.errors import DataUnusable, FuseUnavailable
+from syncer.errors import DataUnusable, FuseUnavailable, WrongRepository
 from syncer.fs import fuse
 from syncer.meta.store import MetaStore
 from syncer.snapshots.repository import Membership, join
@@ -159,7 +159,7 @@ class _Service:
 
 @contextlib.asynccontextmanager
 async def _opened(
-    data: Path, config: Config, *, take_over: bool = False, read_only: bool = False
+    data: Path, config: Config, *, take_over: bool = False, read_only: bool = False, publishing: bool = True
 ) -> AsyncIterator[tuple[Engine, Membership]]:
     """The engine of DATA, which is locked, joined to the repository on its remote."""
     settings = Settings(
@@ -181,7 +181,8 @@ async def _opened(
         if membership.read_only_reason:
             log.warning("read-only: %s", membership.read_only_reason)
         read_only = read_only or membership.read_only_reason is not None
-        async with Engine.open(data, meta, backend, settings, read_only=read_only) as engine:
+        running = Engine.open(data, meta, backend, settings, read_only=read_only, publishing=publishing)
+        async with running as engine:
             yield engine, membership
 
 
@@ -250,8 +251,10 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
 
     async def flush() -> None:
         _need_database(data)
-        async with _opened(data, config) as (engine, _):
-            await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s)
+        async with _opened(data, config, publishing=False) as (engine, membership):
+            if membership.read_only_reason:
+                raise WrongRepository(membership.read_only_reason)
+            await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s, released=True)
 
     _run(flush)
 

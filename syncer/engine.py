@@ -105,19 +105,33 @@ class Engine:
         self.store.budget.on_pressure = hurry
         self.sealer.on_sealed = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
+        self.publisher.on_refused = self._refused
         self.uploader.pressed = lambda: self.store.budget.waiting > 0
+
+    def _refused(self) -> None:
+        self.read_only = self.file_system.read_only = True
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, data: Path, meta: MetaStore, backend: Backend, settings: Settings, *, read_only: bool = False
+        cls,
+        data: Path,
+        meta: MetaStore,
+        backend: Backend,
+        settings: Settings,
+        *,
+        read_only: bool = False,
+        publishing: bool = True,
     ) -> AsyncIterator["Engine"]:
-        """Run the engine of an opened, joined DATA. Leaving ends its tasks and commits; *meta* is closed too."""
+        """Run the engine of an opened, joined DATA. Leaving ends its tasks and commits; *meta* is closed too.
+
+        Without *publishing* snapshots are taken only when asked for.
+        """
         engine: Engine | None = None
         try:
             async with trio.open_nursery() as nursery:
                 engine = cls(data, meta, backend, settings, nursery, read_only=read_only)
-                engine._start(nursery)
+                engine._start(nursery, publishing=publishing)
                 try:
                     yield engine
                 finally:
@@ -127,7 +141,7 @@ class Engine:
                 engine.store.close()
             meta.close()
 
-    def _start(self, nursery: trio.Nursery) -> None:
+    def _start(self, nursery: trio.Nursery, *, publishing: bool) -> None:
         erased = self.file_system.handles.erase_orphans()
         self.meta.commit()
         if self.meta.replayed or erased:
@@ -137,6 +151,7 @@ class Engine:
         if not self.read_only:
             nursery.start_soon(self.sealer.run)
             nursery.start_soon(self.uploader.run)
+        if publishing and not self.read_only:
             nursery.start_soon(self.publisher.run)
 
     @property
@@ -200,15 +215,19 @@ class Engine:
 
     # --- the promise of the remote -------------------------------------------------------------------------------
 
-    async def flush(self, progress: Callable[[int, int], None], timeout_s: float | None = None) -> None:
+    async def flush(
+        self, progress: Callable[[int, int], None], timeout_s: float | None = None, *, released: bool = False
+    ) -> None:
         """Return when everything written before is on the remote, in a snapshot. *progress*: (done, total) bytes.
+
+        *released* says in it that nobody writes from here any more.
 
         Raises:
             DeadlinePassed: not within *timeout_s*.
             BackendError: the remote will not have it.
         """
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
-            await self.publisher.publish("manual", progress=progress)
+            await self.publisher.publish("manual", released=released, progress=progress)
         if scope.cancelled_caught:
             raise DeadlinePassed(f"not everything reached the remote within {timeout_s:g} s")
 

@@ -20,7 +20,16 @@ from syncer.errors import LocalDamage, RemoteUnreachable, SyncerError, WrongRepo
 from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
 from syncer.snapshots.planter import Planted, Planter
-from syncer.snapshots.records import VERSION, IndexRecord, PackListing, SnapshotRecord, encode, index_key, snapshot_key
+from syncer.snapshots.records import (
+    VERSION,
+    IndexRecord,
+    PackListing,
+    SnapshotRecord,
+    decode,
+    encode,
+    index_key,
+    snapshot_key,
+)
 from syncer.snapshots.repository import check_writer
 from syncer.values import TREE, BlockId, TreeId
 
@@ -47,17 +56,28 @@ class Publisher:
         self._interval_s = interval_s
         self._turn = trio.Lock()
         self.host = socket.gethostname()
-        self.released = False
-        """Whether our newest snapshot says that nobody writes; the first change afterwards must say otherwise."""
+        self.on_refused: Callable[[], None] = lambda: None
+        """Called when another machine writes by now: nothing more may change here."""
+        head = meta.snapshots.head()
+        self.released = head is not None and decode(head.record, SnapshotRecord).released
+        """Whether the head says that nobody writes; a writer must say otherwise soon."""
 
     async def run(self) -> None:
-        """Publish every interval when something changed. Trouble is logged and tried again."""
+        """Publish every interval when something changed, and at once to claim a released repository.
+
+        Trouble is logged and tried again.
+        """
         while True:
-            await trio.sleep(self._interval_s)
+            await trio.sleep(0 if self.released else self._interval_s)
             try:
                 await self.publish("auto")
+            except WrongRepository as error:
+                log.error("%s; nothing more is written here", error)
+                self.on_refused()
+                return
             except SyncerError as error:
                 log.warning("snapshot: %s; it is tried again", error)
+                await trio.sleep(self._interval_s)
 
     async def publish(self, reason: str, *, released: bool = False, progress: Progress = None) -> None:
         """Return when everything written before the call is on the remote, in a snapshot.
