@@ -10,7 +10,7 @@
  *   normal log2(mean_bytes) + 2 bits before mean_bytes and log2(mean_bytes) - 2 from there on (normalization level 2)
  *          keep most lengths near the mean. At max_bytes the block ends whatever it holds.
  *
- * Hence a cut depends on the bytes of its block alone; that of the production sizes on its last 64 and its length.
+ * Hence where a block ends depends on its own bytes alone: on its length and, before max_bytes, on its last 64.
  *
  * A run of zero_bytes zeros ends the block where the run began and starts a hole, which lasts to the next byte that is
  * not zero. Where the byte that completes the run would also end the block, the hole comes first.
@@ -149,7 +149,7 @@ typedef struct {
     int in_hole;
     size_t position; /* bytes since the block, or the hole, began */
     size_t run;      /* zeros at the end of the block so far */
-    uint64_t hash;   /* meaningless until position is min_bytes - WINDOW_BYTES */
+    uint64_t hash;   /* of no meaning until position is min_bytes, when the block's last 64 bytes have filled it */
 } Scan;
 
 static void start_block(Scan *scan)
@@ -157,7 +157,6 @@ static void start_block(Scan *scan)
     scan->in_hole = 0;
     scan->position = 0;
     scan->run = 0;
-    scan->hash = 0;
 }
 
 /* Go on in the block over [from, to), which must not reach past max_bytes. Returns the index of the cut, or NOT_FOUND. */
