@@ -1,0 +1,312 @@
+"""A syncer mount under observation: started, ended, killed and mounted again as a user or a crash would do it.
+
+The mount is a process of its own, through the command line. Two guards stand beside it: coreutils' `timeout` kills it
+when it outlives its time, so that a program that hangs in the mount (the test itself, say) gets an error instead of
+waiting for ever; and a `Watch` looks from outside at what the process and its DATA really take.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from syncer import config, datadir
+from syncer.config import Config
+from tests.support.command import SYNCER, environment, syncer
+from tests.support.mounted import cleared, is_mounted, wait_until
+
+READY_S = 60.0
+LOOK_EVERY_S = 0.1
+MEGABYTE = 1_000_000
+MEMORY_MAX_BYTES = 200 * MEGABYTE
+
+
+class Watch:
+    """What DATA and the mount's process took at most, seen from outside: `du`, /proc/PID/fd and /proc/PID/status.
+
+    Runs in a thread of its own from `start` to `stop`. Nothing here asks syncer.
+
+    Attributes:
+        disk_bytes: the most that lay in DATA at once, deleted files that were still open included.
+        memory_bytes: the peak resident memory.
+        looks: how often it has looked.
+    """
+
+    def __init__(self, data: Path, pid: int) -> None:
+        self.disk_bytes = 0
+        self.memory_bytes = 0
+        self.looks = 0
+        self._data = data
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        disk_bytes = self._on_disk() + self._deleted_but_open()
+        self.disk_bytes = max(self.disk_bytes, disk_bytes)
+        self.memory_bytes = max(self.memory_bytes, peak_memory_bytes(self._pid))
+        self.looks += 1
+
+    def _on_disk(self) -> int:
+        # What vanishes while du walks makes it complain and exit with 1; its sum stands.
+        command = ["du", "--summarize", "--block-size=1", "--one-file-system", str(self._data)]
+        outcome = subprocess.run(command, capture_output=True, check=False, timeout=30)
+        return int(outcome.stdout.split()[0]) if outcome.stdout else 0
+
+    def _deleted_but_open(self) -> int:
+        total = 0
+        folder = f"/proc/{self._pid}/fd"
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):
+                    path = f"{folder}/{name}"
+                    target = os.readlink(path)
+                    if target.startswith(f"{self._data}/") and target.endswith(" (deleted)"):
+                        total += os.stat(path).st_blocks * 512
+        return total
+
+
+def peak_memory_bytes(pid: int) -> int:
+    """The most resident memory the process has had so far (VmHWM of proc(5)); 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        if found:
+            return int(found[1]) * 1024
+    return 0
+
+
+class Mount:
+    """One DATA, one mountpoint and one remote, mounted and unmounted any number of times.
+
+    Use it as a context manager: whatever state the test leaves behind, no process and no mount survives it.
+
+    Attributes:
+        data, path: DATA and the mountpoint.
+        expected_warnings: a pattern for the log lines of level WARNING and above that this test brings about; any
+            other one fails `finish`.
+        disk_bytes, memory_bytes: the most that any mount so far has taken.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        remote: str,
+        megabytes: int,
+        *,
+        extra: Mapping[str, str] | None = None,
+        lifetime_s: float = 120.0,
+        **settings: object,
+    ) -> None:
+        """Below *place*. *settings* are keys of config.toml; *lifetime_s* is the time after which a mount is killed."""
+        self.data = place / "data"
+        self.path = place / "mnt"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.expected_warnings = r"(?!)"
+        self.disk_bytes = 0
+        self.memory_bytes = 0
+        self.looks = 0
+        self._config = Config(remote=remote, budget_bytes=megabytes * MEGABYTE, **settings)  # type: ignore[arg-type]
+        self._plain = not settings
+        self._extra = dict(extra or {})
+        self._lifetime_s = lifetime_s
+        self._place = place
+        self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watch: Watch | None = None
+        self._runs = 0
+        self._said = 0
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(cleared(self.path))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._stack:
+            if self._process is not None:
+                self._process.kill()  # the guard; the mount itself is ended by `cleared`
+            self._end_watch()
+        self._reap()
+
+    # --- begin -----------------------------------------------------------------------------------------------------
+
+    def start(self, *options: str) -> Self:
+        """Mount and return when the ready line is there.
+
+        Raises: AssertionError: it ended, or said nothing within READY_S; its output is in the message.
+        """
+        assert self._process is None, "it is mounted already"
+        self._runs += 1
+        self._output.unlink(missing_ok=True)
+        with open(self._output, "wb") as output:
+            guard = ["timeout", "--signal=KILL", f"{self._lifetime_s:g}"]
+            self._process = subprocess.Popen(
+                [*guard, *SYNCER, *self._arguments(), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(self._extra),
+            )
+        deadline = time.monotonic() + READY_S
+        while " is ready (" not in self.output:
+            assert self._process.poll() is None and time.monotonic() < deadline, f"no mount: {self.output}"
+            time.sleep(0.01)
+        self._watch = Watch(self.data, self.pid)
+        return self
+
+    def _arguments(self) -> list[str]:
+        if self._plain:
+            remote, budget = self._config.remote, str(self._config.budget_bytes // MEGABYTE)
+            return [str(self.data), remote, str(self.path), budget]
+        file = self._place / "settings.toml"
+        config.save(file, self._config)
+        return ["mount", "--config", str(file), str(self.data), str(self.path)]
+
+    @property
+    def _output(self) -> Path:
+        return self._place / "output"
+
+    @property
+    def output(self) -> str:
+        """What the mount has printed so far."""
+        return self._output.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        pid = datadir.lock_pid(self.data)
+        assert pid is not None
+        return pid
+
+    # --- commands --------------------------------------------------------------------------------------------------
+
+    def run(self, *arguments: object, timeout_s: float = 60.0) -> str:
+        """Run another syncer command, which must succeed; returns what it prints."""
+        outcome = syncer(*arguments, extra=self._extra, timeout_s=timeout_s)
+        assert outcome.returncode == 0, f"syncer {arguments}: {outcome.returncode}: {outcome.stderr}"
+        return outcome.stdout
+
+    def flush(self, timeout_s: float = 60.0) -> None:
+        self.run("flush", self.data, timeout_s=timeout_s)
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.run("status", self.data, "--json"))
+        return status
+
+    def drop_kernel_cache(self) -> None:
+        """Make the kernel forget what it knows of the mount, as after a long time; asks for root."""
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+
+    # --- end -------------------------------------------------------------------------------------------------------
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 60.0) -> str:
+        """End the mount with a signal and return its closing line. Raises: AssertionError: it was no clean end."""
+        os.kill(self.pid, number)
+        return self.ended(within_s=within_s)
+
+    def umount(self, *, wait: bool = True, timeout_s: float = 120.0) -> str:
+        """`syncer umount [--wait]`, which must say the same as the mount; returns the closing line."""
+        self._end_watch()
+        said = self.run("umount", self.path, *(["--wait"] if wait else []), timeout_s=timeout_s)
+        line = self.ended()
+        assert said.strip() == line
+        return line
+
+    def ended(self, *, within_s: float = 60.0) -> str:
+        """Wait for an end that was asked for; returns the closing line."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the mount does not end within {within_s:g} s: {self.output}") from None
+        self._end_watch()
+        self._process = None
+        lines = self.output.splitlines()
+        assert code == 0, f"exit code {code}: {self.output}"
+        assert len(lines) == 2 and " is unmounted; " in lines[1], self.output
+        assert not is_mounted(self.path)
+        assert not datadir.is_locked(self.data)
+        return lines[1]
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash; then clear the dead mount away as a user does."""
+        pid = self.pid
+        self._end_watch()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not datadir.is_locked(self.data), "the killed mount has let go of DATA")
+        self._reap()
+        self.run("umount", self.path)
+
+    def forget_data(self) -> None:
+        """Delete DATA, as a lost disk would."""
+        assert not datadir.is_locked(self.data)
+        self.finish()
+        shutil.rmtree(self.data)
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait(30)
+            self._process = None
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.look()
+            self._watch.stop()
+            self.disk_bytes = max(self.disk_bytes, self._watch.disk_bytes)
+            self.memory_bytes = max(self.memory_bytes, self._watch.memory_bytes)
+            self.looks += self._watch.looks
+            self._watch = None
+
+    # --- judgement -------------------------------------------------------------------------------------------------
+
+    def warnings(self) -> list[str]:
+        """Lines of the log of level WARNING or above that the test does not expect."""
+        lines = [line for file in sorted(self.data.glob("log*")) for line in file.read_text().splitlines()]
+        loud = [line for line in lines if re.match(r"\S+Z (WARNING|ERROR|CRITICAL) ", line)]
+        return [line for line in loud if not re.search(self.expected_warnings, line)]
+
+    def finish(self) -> None:
+        """What holds at the end of every test: within the budget, little memory, nothing strange in the log."""
+        assert self._process is None, "end the mount first"
+        assert self.warnings() == []
+        assert self.looks, "nobody has looked"
+        budget_bytes = self._config.budget_bytes
+        assert self.disk_bytes <= budget_bytes, f"DATA took {self.disk_bytes} bytes of {budget_bytes}"
+        assert self.memory_bytes < MEMORY_MAX_BYTES, f"the mount took {self.memory_bytes} bytes of memory"
+
+
+@contextlib.contextmanager
+def mounted(
+    place: Path, remote: str, megabytes: int, *, extra: Mapping[str, str] | None = None, **settings: Any
+) -> Iterator[Mount]:
+    """A started Mount; at the end of a body that went well it is ended and judged."""
+    with Mount(place, remote, megabytes, extra=extra, **settings) as mount:
+        mount.start()
+        yield mount
+        mount.stop()
+        mount.finish()
+
+
+@contextlib.contextmanager
+def place_for_a_mount() -> Iterator[Path]:
+    """A folder below /tmp: shorter than pytest's own, which a unix socket in DATA might not fit."""
+    with tempfile.TemporaryDirectory(prefix="syncer-mount-") as folder:
+        yield Path(folder)
