@@ -7,10 +7,14 @@ start-up time.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from syncer.backends.base import Backend
 from syncer.errors import UsageError
+
+if TYPE_CHECKING:
+    from syncer.backends.ssh import SshConnection
 
 FORMS = (
     "/path, file:///path, host:path, user@host:~/path, ssh://user@host:port/path, rsync://host/module/path "
@@ -86,9 +90,8 @@ def open_backend(url: str, *, password_file: Path | None = None) -> Backend:
             return FolderBackend(remote.path)
         case SshRemote():
             from syncer.backends.sftp import SftpBackend
-            from syncer.backends.ssh import SshLogin
 
-            return SftpBackend(url, SshLogin(remote.host, user=remote.user, port=remote.port), remote.path)
+            return SftpBackend(url, lambda: _log_in(remote), remote.path)
         case RsyncRemote():
             from syncer.backends.rsync import RsyncBackend
 
@@ -112,6 +115,13 @@ def open_backend(url: str, *, password_file: Path | None = None) -> Backend:
                 region=remote.region,
                 profile=remote.profile,
             )
+
+
+def _log_in(remote: SshRemote) -> "SshConnection":
+    """In a thread, when the first call needs it: paramiko takes a quarter of a second to import."""
+    from syncer.backends.ssh import connect
+
+    return connect(remote.host, user=remote.user, port=remote.port)
 
 
 def parse_url(url: str) -> Remote:
