@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,14 +40,15 @@ class Journal:
         self._segments = sorted(folder.iterdir(), key=_start_of)
         self.end = start
         self.total_bytes = sum(path.stat().st_size for path in self._segments)
-        self._open: list[int] = []  # descriptors of segments that may hold bytes not yet durable, newest last
+        self._open: list[tuple[int, int]] = []  # (start, descriptor) of segments maybe not yet durable, newest last
+        self._syncing = threading.Lock()
         self._begin_segment()
 
     def _begin_segment(self) -> None:
         path = self._folder / f"{self.end:016x}"
         # A segment of that name can only hold the torn record of a crash: nothing was ever read from it.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
-        self._open.append(os.open(path, flags, 0o600))
+        self._open.append((self.end, os.open(path, flags, 0o600)))
         self._segment_start = self.end
         if path not in self._segments:
             self._segments.append(path)
@@ -54,9 +56,10 @@ class Journal:
     def append(self, payload: bytes) -> None:
         """Add one record. All of it is in the file when this returns, or none and an OSError is raised."""
         record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
-        written = os.write(self._open[-1], record)
+        _, descriptor = self._open[-1]
+        written = os.write(descriptor, record)
         if written != len(record):
-            os.ftruncate(self._open[-1], self.end - self._segment_start)
+            os.ftruncate(descriptor, self.end - self._segment_start)
             raise OSError(errno.ENOSPC, "the journal has no room")
         self.end += written
         self.total_bytes += written
@@ -69,12 +72,11 @@ class Journal:
 
         One call at a time; whoever calls shares it among all who wait.
         """
-        descriptors = list(self._open)
-        for descriptor in descriptors:
-            os.fdatasync(descriptor)
-        for descriptor in descriptors[:-1]:  # complete and durable: never needed again
-            self._open.remove(descriptor)
-            os.close(descriptor)
+        with self._syncing:
+            segments = list(self._open)
+            for _, descriptor in segments:
+                os.fdatasync(descriptor)
+            self._close(segments[:-1])  # complete and durable: never needed again
 
     def discard(self, position: int) -> None:
         """Delete the segments whose every record lies before *position*."""
@@ -82,10 +84,21 @@ class Journal:
             path = self._segments.pop(0)
             self.total_bytes -= path.stat().st_size
             path.unlink()
+        # Nobody may ever call `sync`, and a deleted file takes its room until it is closed. While a sync runs in its
+        # thread the descriptors are its own: it closes them at its end, or the next call here does.
+        if self._syncing.acquire(blocking=False):
+            try:
+                self._close([segment for segment in self._open if segment[0] < _start_of(self._segments[0])])
+            finally:
+                self._syncing.release()
+
+    def _close(self, segments: list[tuple[int, int]]) -> None:
+        for segment in segments:
+            self._open.remove(segment)
+            os.close(segment[1])
 
     def close(self) -> None:
-        while self._open:
-            os.close(self._open.pop())
+        self._close(list(self._open))
 
 
 def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:

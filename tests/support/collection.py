@@ -283,5 +283,7 @@ def _touched(path: Path) -> Path:
 
 
 def copy(source: Path, target: Path, *, timeout_s: float = 300.0) -> None:
-    """`cp -a`, as a user copies everything."""
-    subprocess.run(["cp", "-a", "--", str(source), str(target)], check=True, timeout=timeout_s, capture_output=True)
+    """`cp -a`, as a user copies everything. Raises: AssertionError: it complained."""
+    command = ["cp", "-a", "--", str(source), str(target)]
+    outcome = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, ""), outcome.stderr[-2000:]
