@@ -22,6 +22,7 @@ from syncer import control, mounts
 from syncer.backends.base import Backend
 from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
+from syncer.blocks.files import return_large_buffers
 from syncer.config import Config
 from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory
@@ -68,6 +69,7 @@ def mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], 
 
     Raises: SyncerError.
     """
+    return_large_buffers()
     return _run(functools.partial(_mount, request, lock, on_ready))
 
 

@@ -29,9 +29,11 @@ from syncer.snapshots.publisher import Publisher
 log = logging.getLogger(__name__)
 
 COMMIT_S = 0.1
-CHECKPOINT_WAL_BYTES = 6_000_000
-CHECKPOINT_JOURNAL_BYTES = 6_000_000
+CHECKPOINT_SHARE = 32
+CHECKPOINT_MAX_BYTES = 16_000_000
+"""A checkpoint comes when the WAL or the journal holds this share of the budget, or so many bytes."""
 CHECKPOINT_S = 60.0
+CHECKPOINT_LOOK_S = 0.5
 SHRINK_PAGES = 1024
 
 
@@ -63,6 +65,7 @@ class Engine:
     ) -> None:
         self._data = data
         self._pending = trio.Event()
+        self._checkpoint_wanted = trio.Event()
         self._checkpointed_journal = 0
         self._checkpointed_at = time.monotonic()
         self.settings = settings
@@ -173,22 +176,28 @@ class Engine:
                 self._pending = trio.Event()
                 await self._pending.wait()
             await trio.sleep(COMMIT_S)
+            self.sealer.seal_closed()
             self.meta.commit()
+            if self._checkpoint_due():
+                self._checkpoint_wanted.set()
 
     async def _checkpoint_loop(self) -> None:
         while True:
-            await trio.sleep(COMMIT_S * 5)
+            with trio.move_on_after(CHECKPOINT_LOOK_S):
+                await self._checkpoint_wanted.wait()
             if self._checkpoint_due():
                 await self.checkpoint()
+            self._checkpoint_wanted = trio.Event()
 
     def _checkpoint_due(self) -> bool:
         database = self.meta.database
         grown = database.committed_position - self._checkpointed_journal
         if not grown and database.free_pages() < SHRINK_PAGES:
             return False
+        limit = min(CHECKPOINT_MAX_BYTES, self.settings.budget_bytes // CHECKPOINT_SHARE)
         return (
-            grown > CHECKPOINT_JOURNAL_BYTES
-            or database.wal_bytes() > CHECKPOINT_WAL_BYTES
+            grown > limit
+            or database.wal_bytes() > limit
             or time.monotonic() - self._checkpointed_at > CHECKPOINT_S
             or self.store.budget.waiting > 0
         )

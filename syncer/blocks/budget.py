@@ -15,8 +15,8 @@ from syncer.errors import BudgetExhausted
 from syncer.meta.blocktable import CACHED_ROW, Block, file_bytes
 from syncer.meta.store import MetaStore
 
-HEADROOM_BYTES = 12_000_000
-"""Kept free for what cannot be known beforehand: pages of an open transaction, the log, the folders themselves."""
+HEADROOM_BYTES = 6_000_000
+"""Kept free for what is not counted: the log, the folders themselves, what SQLite needs beyond the estimates here."""
 EVICT_BATCH = 256
 PAGE_BYTES = 4096
 
@@ -29,6 +29,7 @@ class Budget:
         self._dirty = dirty
         self._held = 0
         self._metadata_bytes = meta.database.disk_bytes()
+        self._wal_bytes = meta.database.wal_bytes()
         self._reusable_bytes = 0
         self._room = trio.Event()
         self.pinned: dict[int, int] = {}
@@ -42,6 +43,7 @@ class Budget:
         """Look at the size of meta.db, its WAL and the journal on the disk."""
         self._reusable_bytes = self._meta.database.free_pages() * PAGE_BYTES
         self._metadata_bytes = self._meta.database.disk_bytes()
+        self._wal_bytes = self._meta.database.wal_bytes()
         self.changed()
 
     @property
@@ -62,7 +64,9 @@ class Budget:
         return self.clean_bytes + self.dirty_bytes + self._metadata_bytes + self._held
 
     def _free(self) -> int:
-        return self.limit_bytes - HEADROOM_BYTES - self.used_bytes
+        """Room for new bytes. Commits and checkpoints to come take room too, and nobody asks before they do."""
+        coming = self._wal_bytes + self._meta.database.uncommitted * PAGE_BYTES
+        return self.limit_bytes - HEADROOM_BYTES - self.used_bytes - coming
 
     def make_room(self, wanted_bytes: int, *, rows: bool = False) -> bool:
         """Evict until *wanted_bytes* fit; False when not enough may go. ATOMIC.

@@ -5,7 +5,18 @@ import os
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+LARGE_BUFFER_BYTES = 2 * 1024 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def return_large_buffers() -> None:
+    """Have the allocator give large buffers (packs, ranges) back at once, and keep few arenas (mallopt(3)).
+
+    Its default adapts to the largest buffer ever freed and then keeps such in the heaps of many threads.
+    """
+    _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES)
+    _libc.mallopt(_M_ARENA_MAX, 2)
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> bool:

@@ -20,8 +20,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound="Table")
 
-WAL_KEPT_BYTES = 4_000_000
-"""A WAL that had to grow larger is cut back to this when it starts over."""
+UNCOMMITTED_MAX = 1024
+"""So much (see `uncommitted`) is committed before anything more is recorded: it bounds what a commit writes."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -109,7 +109,7 @@ class Database:
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
         execute("PRAGMA wal_autocheckpoint = 0")
-        execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+        execute("PRAGMA journal_size_limit = 0")  # a WAL that starts over gives its room back
         execute("PRAGMA cache_size = -32768")
         execute("PRAGMA temp_store = MEMORY")
         version = execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
@@ -151,6 +151,8 @@ class Database:
             raise LocalDamage(
                 f"{self.path}: an operation failed half-way, so no further change is taken", hint="mount again"
             )
+        if self._operations >= UNCOMMITTED_MAX or self.journal.end - self.committed_position > UNCOMMITTED_MAX * 4096:
+            self.commit()
         if not self.pending:
             self.begin()
         self.journal.append(payload)

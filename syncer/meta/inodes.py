@@ -172,6 +172,10 @@ class InodeTable(Table):
         self.database.begin()
         self.totals = totals
 
+    def unwritten_contents(self) -> list[Inode]:
+        """Inodes whose small content was changed since the last commit."""
+        return [inode for inode in self._dirty.values() if inode.content_dirty and inode.content]
+
     def content_bytes(self) -> int:
         """Bytes of all small contents that are not sealed. Complete only right after a commit."""
         return int(self.execute("SELECT ifnull(sum(size), 0) FROM inodes WHERE content = 1").fetchone()[0])
