@@ -30,7 +30,7 @@ from syncer.engine import Engine, Settings
 from syncer.errors import DataUnusable, FuseUnavailable, WrongRepository
 from syncer.fs import fuse
 from syncer.meta.store import MetaStore
-from syncer.snapshots.repository import Membership, join
+from syncer.snapshots.repository import Membership, Wish, join
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
@@ -176,7 +176,8 @@ async def _opened(
     async with _backend(config) as backend:
         meta = MetaStore(data)
         try:
-            membership = await join(meta, backend, take_over=take_over, uid=os.getuid(), gid=os.getgid())
+            wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
+            membership = await join(meta, backend, wish)
         except BaseException:
             meta.close()
             raise

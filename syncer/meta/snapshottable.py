@@ -56,6 +56,14 @@ class SnapshotTable(Table):
         head = self.head()
         return None if head is None else f"{head.peer}/{head.seq}"
 
+    def is_built(self) -> bool:
+        """Whether the live tree was built from a snapshot, completely."""
+        return bool(self.database.state_integer("built"))
+
+    def built(self) -> None:
+        """The live tree is complete."""
+        self.database.set_state("built", 1)
+
     def has_changes(self) -> bool:
         """Whether something changed since the last publication. Complete only right after a commit."""
         return self.execute("SELECT 1 FROM changed LIMIT 1").fetchone() is not None

@@ -38,6 +38,16 @@ CHECK_S = 5.0
 """How long a mount of a known DATA looks at the remote before it goes on without. Publications look again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the user wants of a repository. *uid* and *gid* own the root of a new one."""
+
+    read_only: bool
+    take_over: bool
+    uid: int
+    gid: int
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """How DATA stands to its repository; *read_only_reason* says why it must not write, if so."""
@@ -45,14 +55,14 @@ class Membership:
     read_only_reason: str | None
 
 
-async def join(meta: MetaStore, backend: Backend, *, take_over: bool, uid: int, gid: int) -> Membership:
+async def join(meta: MetaStore, backend: Backend, wish: Wish) -> Membership:
     """Make *meta* part of the repository on the remote.
 
-    A DATA that belongs to it already needs no network. An empty one does: the repository is created for the user
-    *uid*, *gid*, or the live tree is built from its newest snapshot.
+    A DATA that belongs to it already needs no network. An empty one does: the repository is created, or the live tree
+    is built from its newest snapshot.
 
     Raises:
-        WrongRepository: DATA belongs to another repository.
+        WrongRepository: DATA belongs to another repository, or there is none and *wish* is to read only.
         BackendError: an empty DATA, and the remote cannot be used.
     """
     if meta.peer:
@@ -62,19 +72,38 @@ async def join(meta: MetaStore, backend: Backend, *, take_over: bool, uid: int, 
             except BackendError as error:
                 log.warning("the remote cannot be asked now: %s", error)
         return Membership(None)
-    if meta.inodes.totals.directories:
-        meta.wipe()  # a build that was interrupted, or a read-only view that may be old
     try:
         repository = decode_format(await backend.get(FORMAT_KEY)).repository
     except ObjectMissing:
-        repository = await _create(backend)
-    meta.database.set_state("repository", bytes.fromhex(repository))
-    peers = await read_peers(backend)
-    return await _join_existing(meta, backend, peers, take_over=take_over, uid=uid, gid=gid)
+        repository = await _create(backend, wish)
+    except BackendError as error:
+        if not meta.snapshots.is_built():
+            raise
+        return Membership(f"the remote cannot be asked ({error}), and this DATA has not joined as a writer")
+    _take_repository(meta, backend, bytes.fromhex(repository))
+    return await _join_existing(meta, backend, await read_peers(backend), wish)
 
 
-async def _create(backend: Backend) -> str:
+def _take_repository(meta: MetaStore, backend: Backend, repository: bytes) -> None:
+    known = meta.database.state_bytes("repository")
+    if known is not None and known != repository:
+        raise _another(backend)
+    meta.database.set_state("repository", repository)
+
+
+def _another(backend: Backend) -> WrongRepository:
+    return WrongRepository(
+        f"DATA belongs to another repository than the one at {backend.name}",
+        hint="give the remote it was made with, or an empty DATA",
+    )
+
+
+async def _create(backend: Backend, wish: Wish) -> str:
     """Write the `format` of a new repository, in a place where nothing of one is."""
+    if wish.read_only:
+        raise WrongRepository(
+            f"there is no repository at {backend.name} to read", hint="mount it once without --read-only"
+        )
     async for info in backend.list("packs/"):
         raise WrongRepository(
             f"the remote has packs ({info.key}) but no format object",
@@ -109,36 +138,44 @@ async def check_writer(meta: MetaStore, backend: Backend) -> str | None:
             hint="bring it back, or give an empty DATA to begin a new one",
         ) from error
     if bytes.fromhex(repository) != meta.database.state_bytes("repository"):
-        raise WrongRepository(
-            f"DATA belongs to another repository than the one at {backend.name}",
-            hint="give the remote it was made with, or an empty DATA",
-        )
+        raise _another(backend)
     writer = current_writer(await read_peers(backend))
     if writer is not None and writer.machine != meta.database.state_bytes("machine"):
         return f"{writer.host} has taken over this repository; an empty DATA can join it"
     return None
 
 
-async def _join_existing(
-    meta: MetaStore, backend: Backend, peers: list[PeerRecord], *, take_over: bool, uid: int, gid: int
-) -> Membership:
+async def _join_existing(meta: MetaStore, backend: Backend, peers: list[PeerRecord], wish: Wish) -> Membership:
     writer = current_writer(peers)
-    snapshot = None
-    if writer is not None:
-        snapshot = await _newest_of(backend, writer)
-    if snapshot is not None:
-        await learn_packs(meta, backend)
-        await build_tree(meta, backend, snapshot)
-        data = encode(snapshot)
-        meta.snapshots.learn(PeerId(snapshot.peer), snapshot.seq, TreeId(snapshot.root), snapshot.time_ns, data)
-        log.info("built from snapshot %d/%d of %s", snapshot.peer, snapshot.seq, snapshot.host)
+    snapshot = None if writer is None else await _newest_of(backend, writer)
+    if snapshot is None:
+        meta.ensure_root(wish.uid, wish.gid)
     else:
-        meta.ensure_root(uid, gid)
+        await _build(meta, backend, snapshot)
     meta.commit()
-    if writer is not None and not take_over and not (snapshot is not None and snapshot.released):
+    if wish.read_only:
+        return Membership(None)
+    if writer is not None and not wish.take_over and not (snapshot is not None and snapshot.released):
         return Membership(f"{writer.host} writes to this repository; unmount it there, or give --take-over")
     await _become_peer(meta, backend, peers, writer, snapshot)
     return Membership(None)
+
+
+async def _build(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) -> None:
+    """Fill *meta* from the snapshot, unless it shows that one already."""
+    head = meta.snapshots.head()
+    if meta.snapshots.is_built() and head is not None and (head.peer, head.seq) == (snapshot.peer, snapshot.seq):
+        return
+    repository = meta.database.state_bytes("repository")
+    meta.wipe()  # of an older view, or a build that was interrupted
+    if repository is not None:
+        meta.database.set_state("repository", repository)
+    await learn_packs(meta, backend)
+    await build_tree(meta, backend, snapshot)
+    place = PeerId(snapshot.peer), snapshot.seq
+    meta.snapshots.learn(*place, TreeId(snapshot.root), snapshot.time_ns, encode(snapshot))
+    meta.snapshots.built()
+    log.info("built from snapshot %d/%d of %s", *place, snapshot.host)
 
 
 async def _newest_of(backend: Backend, writer: PeerRecord) -> SnapshotRecord | None:
