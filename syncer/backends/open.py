@@ -191,6 +191,8 @@ def _rsync(url: str, parts: SplitResult, port: int | None) -> Remote:
         raise _malformed(url, "the module is missing, rsync://host/module/path")
     if ".." in rest:
         raise _malformed(url, "the path may not contain ..")
+    if re.search(r"[*?\[\\]", "".join(rest)):
+        raise _malformed(url, "the path may not contain the wildcards of rsync")
     path = "/".join(segment for segment in rest if segment != ".")
     return RsyncRemote(_host(url, _host_part(parts)), module, path, _user(parts), port)
 
