@@ -134,7 +134,7 @@ install_package() {
     fi
     say "installing syncer into $venv (this takes a minute the first time)"
     rm -f "$stamp" "$root"/syncer/native/_scan.*.so # or an object newer than its source would be taken for current
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" >&2 \
+    "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" >&2 \
         || die "installing failed; the lines above say why"
     stamp_text >"$stamp"
 }
