@@ -20,7 +20,7 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
-from syncer.errors import DeadlinePassed, SyncerError
+from syncer.errors import DeadlinePassed, LocalDamage, SyncerError
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
 from syncer.meta.store import MetaStore
@@ -33,6 +33,8 @@ CHECKPOINT_SHARE = 32
 CHECKPOINT_MAX_BYTES = 16_000_000
 """A checkpoint comes when the WAL or the journal holds this share of the budget, or so many bytes."""
 CHECKPOINT_S = 60.0
+TROUBLE_S = 2.0
+"""How long to leave a local disk alone that has just refused something."""
 CHECKPOINT_LOOK_S = 0.5
 SHRINK_PAGES = 1024
 
@@ -176,8 +178,12 @@ class Engine:
                 self._pending = trio.Event()
                 await self._pending.wait()
             await trio.sleep(COMMIT_S)
-            self.sealer.seal_closed()
-            self.meta.commit()
+            try:
+                self.sealer.seal_closed()
+                self.meta.commit()
+            except (LocalDamage, OSError) as error:
+                log.error("commit: %s", error)
+                await trio.sleep(TROUBLE_S)
             if self._checkpoint_due():
                 self._checkpoint_wanted.set()
 
@@ -186,7 +192,11 @@ class Engine:
             with trio.move_on_after(CHECKPOINT_LOOK_S):
                 await self._checkpoint_wanted.wait()
             if self._checkpoint_due():
-                await self.checkpoint()
+                try:
+                    await self.checkpoint()
+                except (LocalDamage, OSError) as error:
+                    log.error("checkpoint: %s", error)
+                    await trio.sleep(TROUBLE_S)
             self._checkpoint_wanted = trio.Event()
 
     def _checkpoint_due(self) -> bool:

@@ -181,7 +181,7 @@ class Sealer:
                     sealed.append((run[0].start, run[-1].end))
             for begin, end in sealed:
                 await self._mend_fragments(number, begin, end)
-        except SyncerError as error:
+        except (SyncerError, OSError) as error:
             log.warning("inode %d cannot be sealed now: %s", number, error)
             return
         if self._written.get(number) == when:

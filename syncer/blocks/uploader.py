@@ -14,7 +14,7 @@ from syncer.backends.base import Backend
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.codec import seal
 from syncer.blocks.pack import Pack, PackBuilder, pack_key
-from syncer.errors import BackendError
+from syncer.errors import BackendError, LocalDamage
 from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.meta.store import MetaStore
 from syncer.values import CONTENT, PACK_BYTES
@@ -112,6 +112,9 @@ class Uploader:
             self.remote_ok, self.error = False, error
             self._failed_until = trio.current_time() + RETRY_S
             log.warning("upload: %s; it is tried again", error)
+        except (LocalDamage, OSError) as error:
+            self._failed_until = trio.current_time() + RETRY_S
+            log.error("upload: %s", error)
         finally:
             self._flying.difference_update(block.number for block in batch)
             self._slots += 1

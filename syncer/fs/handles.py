@@ -32,6 +32,8 @@ class Handles:
         self._erase = erase
         self._files: dict[int, OpenFile] = {}
         self._lookups: dict[int, int] = {}
+        self._orphans: set[int] = set()
+        """Inodes that lost their last name while somebody used them."""
         self._next_handle = 1
 
     def open(self, inode: Inode) -> int:
@@ -47,10 +49,8 @@ class Handles:
 
     def close(self, handle: int) -> None:
         number = self._files.pop(handle).number
-        inode = self._meta.inodes.get(number)
-        if inode is not None:
-            inode.pins -= 1
-            self._let_go(inode)
+        self._meta.inodes.need(number).pins -= 1
+        self._let_go(number)
 
     def looked_up(self, number: InodeNumber) -> None:
         """The kernel was given the inode once more."""
@@ -64,18 +64,22 @@ class Handles:
                 self._lookups[number] = left
                 continue
             self._lookups.pop(number, None)
-            # Only inodes in memory can be orphans here: an unlink loads its inode, and it stays while it is dirty.
-            inode = self._meta.inodes.get(number)
-            if inode is not None:
-                self._let_go(inode)
+            self._let_go(number)
 
     def unlinked(self, inode: Inode) -> None:
         """A name of the inode went."""
-        self._let_go(inode)
+        if not inode.nlink:
+            self._orphans.add(inode.number)
+            self._let_go(inode.number)
 
-    def _let_go(self, inode: Inode) -> None:
-        if not inode.nlink and not inode.pins and inode.number not in self._lookups:
-            self._erase(inode)
+    def _let_go(self, number: int) -> None:
+        """Erase the inode if it is an orphan that nobody uses any more."""
+        if number in self._orphans and number not in self._lookups:
+            inode = self._meta.inodes.get(number)
+            if inode is None or not inode.pins:
+                self._orphans.discard(number)
+                if inode is not None and not inode.nlink:
+                    self._erase(inode)
 
     def erase_orphans(self) -> int:
         """At the start: what was unlinked and open when the last run ended. Returns how many."""

@@ -40,6 +40,8 @@ def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Call
             self.database.record(_encode((operation, args)))
             try:
                 return method(self, *args, **kwargs)
+            except sqlite3.Error as error:
+                raise self.database.failed(error) from error
             except BaseException:
                 self.database.damaged = True  # recorded but not applied: the tables are behind the journal
                 raise
@@ -164,6 +166,11 @@ class Database:
             self.pending = True
             self.on_pending()
 
+    def failed(self, error: sqlite3.Error) -> LocalDamage:
+        """SQLite refused an operation that is recorded: nothing more is taken, and the next start replays."""
+        self.damaged = True
+        return LocalDamage(f"{self.path}: {error}", hint="see that its disk has room and is sound, then mount again")
+
     @property
     def uncommitted(self) -> int:
         """How much waits for a commit: operations, counting each 4 KiB of journal as one more."""
@@ -176,12 +183,15 @@ class Database:
             return
         if self.damaged:
             raise LocalDamage(f"{self.path}: an operation failed half-way, so nothing is committed", hint="mount again")
-        for table in self._tables:
-            table.flush()
         assert self.journal is not None
         position = self.journal.end
-        self.connection.execute("INSERT OR REPLACE INTO state VALUES ('journal_position', ?)", (position,))
-        self.connection.execute("COMMIT")
+        try:
+            for table in self._tables:
+                table.flush()
+            self.connection.execute("INSERT OR REPLACE INTO state VALUES ('journal_position', ?)", (position,))
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self.failed(error) from error
         self.committed_position = position
         self.pending = False
         self._operations = 0

@@ -75,7 +75,7 @@ class Publisher:
                 log.error("%s; nothing more is written here", error)
                 self.on_refused()
                 return
-            except SyncerError as error:
+            except (SyncerError, OSError) as error:
                 log.warning("snapshot: %s; it is tried again", error)
                 await trio.sleep(self._interval_s)
 
