@@ -1,4 +1,4 @@
-"""Where the POSIX tests run: each on a plain folder first, which says that the test itself is right, then on a mount."""
+"""Where the POSIX tests run: each on a plain folder, which says that the test itself is right, and on a mount."""
 
 import tempfile
 from collections.abc import Iterator

@@ -44,7 +44,9 @@ def test_exclusive_creation(folder: Path) -> None:
     raises(errno.ENOTDIR, os.stat, folder / "x" / "y")
 
 
-@pytest.mark.parametrize("name", [b"\xff\xfe", b"new\nline", b" ", b"x" * 255, b"caf\xe9", "é漢".encode(), b"-", b"..."])
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe", b"new\nline", b" ", b"x" * 255, b"caf\xe9", "é漢".encode(), b"-", b"..."]
+)
 def test_names_are_bytes(folder: Path, name: bytes) -> None:
     path = os.path.join(os.fsencode(folder), name)
     with open(path, "wb") as file:

@@ -81,9 +81,10 @@ def entry(path: bytes) -> Entry:
 
 
 def digest(path: Path | bytes) -> bytes:
-    """SHA-256 of a file, read from its beginning to its end."""
+    """SHA-256 of a file, read from its beginning to its end, and not from what the kernel has cached of it."""
     hasher = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while part := file.read(READ_BYTES):
             hasher.update(part)
     return hasher.digest()

@@ -210,11 +210,6 @@ class Mount:
         status: dict[str, Any] = json.loads(self.run("status", self.data, "--json"))
         return status
 
-    def drop_kernel_cache(self) -> None:
-        """Make the kernel forget what it knows of the mount, as after a long time; asks for root."""
-        os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-
     # --- end -------------------------------------------------------------------------------------------------------
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 60.0) -> str:
@@ -293,16 +288,13 @@ class Mount:
         assert self.memory_bytes < MEMORY_MAX_BYTES, f"the mount took {self.memory_bytes} bytes of memory"
 
 
-@contextlib.contextmanager
-def mounted(
-    place: Path, remote: str, megabytes: int, *, extra: Mapping[str, str] | None = None, **settings: Any
-) -> Iterator[Mount]:
-    """A started Mount; at the end of a body that went well it is ended and judged."""
-    with Mount(place, remote, megabytes, extra=extra, **settings) as mount:
-        mount.start()
-        yield mount
-        mount.stop()
-        mount.finish()
+def forget_pages(path: Path | bytes) -> None:
+    """Make the kernel drop what it has cached of a file, so that its bytes come from the file system again."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
