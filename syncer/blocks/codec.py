@@ -101,13 +101,13 @@ def open_sealed(sealed: bytes | bytearray | memoryview, expected: bytes) -> byte
 
 
 def _decompress(body: memoryview, length: int) -> bytes:
-    """Exactly *length* bytes out of one zstd frame. Raises: ObjectCorrupt."""
+    """Exactly *length* bytes out of one zstd frame, which must say so itself: zstd holds it to that.
+
+    Raises: ObjectCorrupt.
+    """
     try:
         if zstandard.get_frame_parameters(body).content_size != length:
             raise ObjectCorrupt("a sealed block's frame is not as long as its header says")
-        plain = _decompressor().decompress(body, max_output_size=length, allow_extra_data=False)
+        return _decompressor().decompress(body, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ObjectCorrupt(f"a sealed block cannot be decompressed: {error}") from error
-    if len(plain) != length:
-        raise ObjectCorrupt("a sealed block's frame is not as long as its header says")
-    return plain

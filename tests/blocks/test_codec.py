@@ -103,6 +103,14 @@ def opens_to_something_else(sealed: bytes, plain: bytes) -> bool:
         return False
 
 
+@pytest.mark.parametrize("plain", [TEXT, random.Random(3).randbytes(500)], ids=["zstd", "plain"])
+@pytest.mark.parametrize("off_by", [-1, 1, 100])
+def test_a_header_with_another_length_is_corrupt_although_the_bytes_are_right(plain: bytes, off_by: int) -> None:
+    kind, body = seal(plain)[0], seal(plain)[HEADER.size :]
+    with pytest.raises(ObjectCorrupt, match="header says"):
+        open_sealed(HEADER.pack(kind, len(plain) + off_by) + body, block_id(plain))
+
+
 def test_another_blocks_bytes_are_corrupt() -> None:
     with pytest.raises(ObjectCorrupt, match="its id names"):
         open_sealed(seal(TEXT), block_id(b"another"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from syncer.blocks.codec import HEADER, PLAIN_MAX_BYTES, SEALED_MAX_BYTES, block_id, open_sealed, seal
 from syncer.blocks.pack import (
     FOOTER,
+    LIST_MAX_BYTES,
     MAGIC,
     PACK_BLOCKS,
     Pack,
@@ -152,6 +153,12 @@ def test_the_hand_made_pack_that_the_next_test_damages_is_sound() -> None:
 def test_impossible_lists_are_corrupt(data: bytes) -> None:
     with pytest.raises(ObjectCorrupt):
         read_list(data)
+
+
+def test_a_list_too_long_to_be_fetched_is_corrupt() -> None:
+    assert tail_bytes(FOOTER.pack(bytes(32), LIST_MAX_BYTES, MAGIC)) == LIST_MAX_BYTES + FOOTER.size
+    with pytest.raises(ObjectCorrupt):
+        tail_bytes(FOOTER.pack(bytes(32), LIST_MAX_BYTES + 1, MAGIC))
 
 
 def test_any_changed_byte_of_list_or_footer_is_corrupt() -> None:
