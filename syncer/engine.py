@@ -254,7 +254,7 @@ class Engine:
         """Before a clean end: publish what can be published in *deadline_s*. What cannot waits for the next time."""
         if self.read_only:
             return
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_after(deadline_s if self.remote_ok is not False else 1.0):
             try:
                 await self.publisher.publish("unmount", released=True)
             except SyncerError as error:

@@ -55,7 +55,7 @@ async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord
     Raises: BackendError, ObjectCorrupt among them.
     """
     importer = Importer(meta.database)
-    walker = _Walker(meta, backend, importer, trio.lowlevel.current_trio_token())
+    walker = _Walker(meta, backend, importer)
     await trio.to_thread.run_sync(walker.walk, TreeId(snapshot.root))
     meta.inodes.set_totals(importer.finish())
     meta.commit()
@@ -64,11 +64,10 @@ async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord
 class _Walker:
     """Walks a snapshot's trees in a thread, one directory after the other."""
 
-    def __init__(self, meta: MetaStore, backend: Backend, importer: Importer, token: trio.lowlevel.TrioToken) -> None:
+    def __init__(self, meta: MetaStore, backend: Backend, importer: Importer) -> None:
         self._meta = meta
         self._backend = backend
         self._importer = importer
-        self._token = token
         self._packs: OrderedDict[PackId, bytes] = OrderedDict()
 
     def walk(self, root: TreeId) -> None:
@@ -112,17 +111,17 @@ class _Walker:
         )
 
     def _on_loop(self, function: object, *arguments: object) -> None:
-        trio.from_thread.run_sync(function, *arguments, trio_token=self._token)  # type: ignore[arg-type]
+        trio.from_thread.run_sync(function, *arguments)  # type: ignore[arg-type]
 
     def _load(self, tree: TreeId) -> bytes:
-        location: Location | None = trio.from_thread.run_sync(self._locate, tree, trio_token=self._token)
+        location: Location | None = trio.from_thread.run_sync(self._locate, tree)
         if location is None:
             raise ObjectCorrupt(
                 f"tree node {tree.hex()} is in no index", hint="some index objects are missing from the remote"
             )
         pack = self._packs.get(location.pack)
         if pack is None:
-            pack = trio.from_thread.run(self._backend.get, pack_key(location.pack), trio_token=self._token)
+            pack = trio.from_thread.run(self._backend.get, pack_key(location.pack))
             self._packs[location.pack] = pack
             if len(self._packs) > PACKS_KEPT:
                 self._packs.popitem(last=False)

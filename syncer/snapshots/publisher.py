@@ -8,7 +8,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
@@ -111,7 +110,7 @@ class Publisher:
         self._uploader.wake()
         time_ns = time.time_ns()
         try:
-            planter = Planter(reader, generation, partial(self._store_from_thread, trio.lowlevel.current_trio_token()))
+            planter = Planter(reader, generation, self._store_from_thread)
             planted = await trio.to_thread.run_sync(planter.plant)
         finally:
             reader.close()
@@ -123,9 +122,12 @@ class Publisher:
         self._keep_nodes(planted)
         self.released = released
 
-    def _store_from_thread(self, token: trio.lowlevel.TrioToken, pack: Pack) -> None:
-        """Upload a pack of tree nodes; the building thread waits for it, so few are in memory at once."""
-        trio.from_thread.run(self._store_trees, pack, trio_token=token)
+    def _store_from_thread(self, pack: Pack) -> None:
+        """Upload a pack of tree nodes; the building thread waits for it, so few are in memory at once.
+
+        Without a token of its own the call is cancelled with the publication.
+        """
+        trio.from_thread.run(self._store_trees, pack)
 
     async def _store_trees(self, pack: Pack) -> None:
         await self._backend.put(pack_key(pack.id), pack.data)

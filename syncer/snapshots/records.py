@@ -5,20 +5,33 @@
 `format` alone is JSON. Pure functions; whatever a remote answers, only ObjectCorrupt comes out.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from blake3 import blake3
 
+from syncer.blocks.codec import HEADER, PLAIN_MAX_BYTES, SEALED_MAX_BYTES
 from syncer.errors import ObjectCorrupt
-from syncer.values import PeerId
+from syncer.values import CONTENT, ID_BYTES, PEER_SHIFT, TREE, PeerId
 
 VERSION = 1
 FORMAT_KEY = "format"
 OBJECT_MAX_BYTES = 256 * 1024 * 1024
 SEQ_DIGITS = 12
+MACHINE_BYTES = 16
 _Record = TypeVar("_Record", bound=msgspec.Struct)
+
+# What is checked when a record is decoded: whatever a remote holds, the numbers fit the tables they go into.
+_Id = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+_Machine = Annotated[bytes, msgspec.Meta(min_length=MACHINE_BYTES, max_length=MACHINE_BYTES)]
+_Peer = Annotated[int, msgspec.Meta(ge=1, lt=2 ** (64 - PEER_SHIFT - 1))]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Time = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Kind = Annotated[int, msgspec.Meta(ge=CONTENT, le=TREE)]
+_SealedBytes = Annotated[int, msgspec.Meta(ge=HEADER.size, le=SEALED_MAX_BYTES)]
+_PlainBytes = Annotated[int, msgspec.Meta(ge=0, le=PLAIN_MAX_BYTES)]
 
 
 class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
@@ -38,27 +51,27 @@ class PeerRecord(msgspec.Struct, array_like=True, frozen=True, tag="peer"):
     """
 
     version: int
-    peer: int
-    machine: bytes
+    peer: _Peer
+    machine: _Machine
     host: str
-    joined_ns: int
-    after: tuple[tuple[int, int], ...]
+    joined_ns: _Time
+    after: tuple[tuple[_Peer, _Count], ...]
     forced: bool
 
 
 class PackListing(msgspec.Struct, array_like=True, frozen=True):
     """A pack and its blocks: (id, offset, sealed bytes, plain bytes)."""
 
-    id: bytes
-    size: int
-    kind: int
-    blocks: tuple[tuple[bytes, int, int, int], ...]
+    id: _Id
+    size: _Count
+    kind: _Kind
+    blocks: tuple[tuple[_Id, _Count, _SealedBytes, _PlainBytes], ...]
 
 
 class IndexRecord(msgspec.Struct, array_like=True, frozen=True, tag="index"):
     version: int
-    peer: int
-    seq: int
+    peer: _Peer
+    seq: _Count
     packs: tuple[PackListing, ...]
 
 
@@ -69,17 +82,17 @@ class SnapshotRecord(msgspec.Struct, array_like=True, frozen=True, tag="snapshot
     """
 
     version: int
-    peer: int
-    seq: int
-    root: bytes
-    parents: tuple[tuple[int, int], ...]
-    time_ns: int
+    peer: _Peer
+    seq: _Count
+    root: _Id
+    parents: tuple[tuple[_Peer, _Count], ...]
+    time_ns: _Time
     host: str
-    files: int
-    directories: int
-    logical_bytes: int
-    unique_bytes: int
-    next_inode: int
+    files: _Count
+    directories: _Count
+    logical_bytes: _Count
+    unique_bytes: _Count
+    next_inode: _Count
     label: str | None
     released: bool
     reason: str
@@ -111,7 +124,7 @@ def decode(data: bytes, kind: type[_Record]) -> _Record:
         raise ObjectCorrupt(f"{name}: its checksum is wrong")
     try:
         record = msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ObjectCorrupt(f"{name}: {error}") from error
     if getattr(record, "version", None) != VERSION:
         raise ObjectCorrupt(f"{name}: its version is not known here", hint="use a newer syncer")
@@ -126,13 +139,14 @@ def decode_format(data: bytes) -> Format:
     """Raises: ObjectCorrupt."""
     try:
         record = msgspec.json.decode(data, type=Format)
-        bytes.fromhex(record.repository)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ObjectCorrupt(
             f"format: {error}", hint="this is no syncer repository, or its format object is damaged"
         ) from error
     if record.version != VERSION:
         raise ObjectCorrupt(f"format: version {record.version} is not known here", hint="use a newer syncer")
+    if not re.fullmatch("[0-9a-f]{32}", record.repository):
+        raise ObjectCorrupt("format: it names no repository", hint="its format object is damaged")
     return record
 
 
@@ -167,9 +181,9 @@ def parse_seq_key(key: str) -> tuple[PeerId, int] | None:
 
 
 def _peer(text: str) -> PeerId | None:
-    if len(text) != 6 or any(c not in "0123456789abcdef" for c in text):
+    if not re.fullmatch("[0-9a-f]{6}", text):
         return None
-    return PeerId(int(text, 16))
+    return PeerId(int(text, 16)) or None
 
 
 # --- who writes -------------------------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ front of a file change only the nodes at its front.
 Pure: nodes come from a `load` function and go to an `emit` function. All sequences are sorted.
 """
 
+import operator
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 from blake3 import blake3
 
 from syncer.errors import ObjectCorrupt
-from syncer.values import ID_BYTES, TreeId
+from syncer.values import ID_BYTES, NAME_MAX_BYTES, TreeId
 
 VERSION = 1
 BITS_A_LEVEL = 8
@@ -30,34 +32,44 @@ DEPTH_MAX = 12
 Load = Callable[[TreeId], bytes]
 Emit = Callable[[TreeId, bytes], None]
 
+# What is checked when a node is decoded: whatever a remote holds, the numbers fit the tables they go into.
+_Id = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+_Name = Annotated[bytes, msgspec.Meta(max_length=NAME_MAX_BYTES)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Time = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Mode = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+_Owner = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
+_Level = Annotated[int, msgspec.Meta(ge=1, le=64)]
+
 
 class Extent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """*length* bytes of the file at *start* are those at *offset* of the block. In a leaf *start* is relative to it."""
 
-    start: int
-    length: int
-    block: bytes
-    offset: int
+    start: _Count
+    length: _Positive
+    block: _Id
+    offset: _Count
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A name with its inode. Times in nanoseconds; *target* of a symlink, *extents* of a file, *tree* of a directory
     or of a file whose extents are a tree."""
 
-    name: bytes
-    inode: int
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    ctime_ns: int
-    nlink: int
-    size: int
-    rdev: int
+    name: _Name
+    inode: _Positive
+    mode: _Mode
+    uid: _Owner
+    gid: _Owner
+    mtime_ns: _Time
+    ctime_ns: _Time
+    nlink: _Positive
+    size: _Count
+    rdev: _Count
     target: bytes | None
     xattrs: tuple[tuple[bytes, bytes], ...]
     extents: tuple[Extent, ...]
-    tree: bytes | None
+    tree: _Id | None
 
 
 class DirectoryLeaf(msgspec.Struct, array_like=True, frozen=True, tag="dl", forbid_unknown_fields=True):
@@ -68,14 +80,14 @@ class DirectoryLeaf(msgspec.Struct, array_like=True, frozen=True, tag="dl", forb
 class NameChild(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A node below a branch: the last name in it, and how many entries."""
 
-    last_name: bytes
-    tree: bytes
-    count: int
+    last_name: _Name
+    tree: _Id
+    count: _Count
 
 
 class DirectoryBranch(msgspec.Struct, array_like=True, frozen=True, tag="db", forbid_unknown_fields=True):
     version: int
-    level: int
+    level: _Level
     children: tuple[NameChild, ...]
 
 
@@ -87,14 +99,14 @@ class ExtentLeaf(msgspec.Struct, array_like=True, frozen=True, tag="el", forbid_
 class SpanChild(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A node below an extent branch: how many bytes of the file it spans, and how many extents."""
 
-    span: int
-    tree: bytes
-    count: int
+    span: _Count
+    tree: _Id
+    count: _Count
 
 
 class ExtentBranch(msgspec.Struct, array_like=True, frozen=True, tag="eb", forbid_unknown_fields=True):
     version: int
-    level: int
+    level: _Level
     children: tuple[SpanChild, ...]
 
 
@@ -124,7 +136,20 @@ def decode_node(data: bytes) -> Node:
         raise ObjectCorrupt(f"a tree node cannot be decoded: {error}") from error
     if node.version != VERSION:
         raise ObjectCorrupt(f"a tree node has version {node.version}, which this syncer does not know")
+    if isinstance(node, DirectoryLeaf):
+        _check_names([entry.name for entry in node.entries])
+    elif isinstance(node, DirectoryBranch):
+        _check_names([child.last_name for child in node.children])
     return node
+
+
+def _check_names(names: Sequence[bytes]) -> None:
+    """Raises: ObjectCorrupt: they are not sorted, or no directory can hold them."""
+    joined = b"".join(names)
+    if b"/" in joined or b"\0" in joined or not {b"", b".", b".."}.isdisjoint(names):
+        raise ObjectCorrupt("a directory's tree has an impossible name in it")
+    if not all(map(operator.lt, names, names[1:])):
+        raise ObjectCorrupt("a directory's tree is not in the order of its names")
 
 
 def _emit(node: Node, emit: Emit) -> TreeId:
@@ -331,8 +356,6 @@ def iter_extents(root: TreeId, load: Load, base: int = 0, depth: int = 0) -> Ite
     node = decode_node(load(root))
     if isinstance(node, ExtentLeaf):
         for extent in node.extents:
-            if len(extent.block) != ID_BYTES or min(extent.start, extent.length, extent.offset) < 0:
-                raise ObjectCorrupt("an extent is impossible")
             yield Extent(base + extent.start, extent.length, extent.block, extent.offset)
     elif isinstance(node, ExtentBranch) and depth <= DEPTH_MAX:
         for child in node.children:
