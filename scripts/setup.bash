@@ -112,12 +112,15 @@ install_system_packages() {
         fi
     fi
     say "installing system packages: ${packages[*]}"
-    local install=("${become[@]}" env DEBIAN_FRONTEND=noninteractive
-        apt-get install -qq -y --no-install-recommends "${packages[@]}")
     # A new machine may have no package lists yet, an old one outdated lists: then they are fetched.
-    if ! "${install[@]}" >/dev/null 2>&1; then
+    local output install=("${become[@]}" env DEBIAN_FRONTEND=noninteractive
+        apt-get install -qq -y --no-install-recommends "${packages[@]}")
+    if ! output=$("${install[@]}" 2>&1); then
         "${become[@]}" apt-get update -qq >&2 || true
-        "${install[@]}" >&2 || die "system packages are missing; run: apt-get install -y ${packages[*]} (as root)"
+        if ! output=$("${install[@]}" 2>&1); then
+            echo "$output" >&2
+            die "installing system packages failed; the lines above say why"
+        fi
     fi
     hash -r
 }
