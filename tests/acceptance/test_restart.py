@@ -31,13 +31,12 @@ for place, folders, names in os.walk(source):
         with open(path, "rb") as file, open(os.path.join(here, name), "wb", buffering=0) as copy:
             done = 0
             while part := file.read(100_000):
-                copy.write(part)
-                done += len(part)
+                while part:
+                    count = copy.write(part)
+                    done, part = done + count, part[count:]
                 os.write(1, b"%d %s\\0" % (done, os.path.relpath(path, source)))
 """
 """Copies a tree and says after each write how much of which file the mount has acknowledged."""
-
-GONE = r"WARNING syncer\."
 
 
 def finish_copy(collection: Collection, mount: Mount, timeout_s: float) -> None:

@@ -107,12 +107,14 @@ def test_an_edit_in_a_file_that_is_evicted_while_the_remote_is_gone(
         (mount.path / "other").write_bytes(random.Random(7).randbytes(60_000_000))  # pushes the first one out
         mount.flush()
         forget_pages(path)
-        place_in_file, edit = len(data) // 2 + 77, random.Random(8).randbytes(4096)
+        # A page of the kernel's: for a part of one it would have to read the rest.
+        place_in_file, edit = 5000 * 4096, random.Random(8).randbytes(4096)
         before = mount.status()["uploaded_bytes"]
         mount.expected_warnings = r"WARNING syncer\."
         with remote.outage("stopped"), open(path, "r+b", buffering=0) as file:
             assert os.pwrite(file.fileno(), edit, place_in_file) == 4096
             os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no reading ahead, which would need the remote
             assert os.pread(file.fileno(), 4096, place_in_file) == edit
         mount.flush()
         assert 4096 < mount.status()["uploaded_bytes"] - before < 65536
@@ -151,8 +153,7 @@ def test_files_that_live_for_a_moment_are_never_sent(mount: Mount) -> None:
             path.unlink()
 
     (mount.path / "one that stays").write_bytes(b"x")
-    keys = {"packs": 0}
-    assert uploaded_by(mount, come_and_go) < 10_000, keys
+    assert uploaded_by(mount, come_and_go) < 10_000
     assert mount.status()["pending_upload_bytes"] == 0
 
 

@@ -139,6 +139,8 @@ class Mount:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if exc_info[0] is not None and self._output.exists():
+            print(f"the mount's output:\n{self.output}\nits log:\n{self._log_tail()}")
         with self._stack:
             if self._process is not None:
                 self._process.kill()  # the guard; the mount itself is ended by `cleared`
@@ -269,6 +271,10 @@ class Mount:
             self.memory_bytes = max(self.memory_bytes, self._watch.memory_bytes)
             self.looks += self._watch.looks
             self._watch = None
+
+    def _log_tail(self) -> str:
+        log = self.data / datadir.LOG
+        return log.read_text(errors="replace")[-4000:] if log.exists() else ""
 
     # --- judgement -------------------------------------------------------------------------------------------------
 
