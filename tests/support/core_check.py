@@ -1,0 +1,184 @@
+"""The whole consistency check of a DATA: tables against each other, against what is in memory, and against the disk.
+
+Every function raises an AssertionError that names what does not fit.
+"""
+
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+
+from blake3 import blake3
+
+from syncer.backends.memory import MemoryBackend
+from syncer.blocks.codec import open_sealed
+from syncer.blocks.pack import pack_key
+from syncer.engine import Engine
+from syncer.meta.blocktable import CacheTotals, file_bytes
+from syncer.meta.store import MetaStore
+from syncer.values import ROOT_INODE, PackId
+
+
+def check_engine(engine: Engine, data: Path, in_use: set[int]) -> None:
+    """Of a running engine that seals nothing just now. *in_use*: orphans that are still open."""
+    meta = engine.meta
+    meta.commit()
+    check_tables(meta, in_use)
+    _check_memory(meta)
+    check_disk(meta, data)
+    _check_accounting(engine, data)
+
+
+def check_tables(meta: MetaStore, in_use: set[int]) -> None:
+    _check_names(meta, in_use)
+    _check_forms(meta)
+    _check_extents(meta)
+    _check_blocks(meta)
+
+
+def _rows(meta: MetaStore, query: str, *arguments: object) -> list[tuple[int, ...]]:
+    return meta.database.connection.execute(query, arguments).fetchall()
+
+
+def _check_names(meta: MetaStore, in_use: set[int]) -> None:
+    modes = dict(_rows(meta, "SELECT inode, mode FROM inodes"))
+    links = dict(_rows(meta, "SELECT inode, nlink FROM inodes"))
+    orphans = {number for number, nlink in links.items() if not nlink}
+    assert orphans == in_use, f"orphans {orphans}, in use {in_use}"
+    names: Counter[int] = Counter()
+    subdirectories: Counter[int] = Counter()
+    for parent, number in _rows(meta, "SELECT parent, inode FROM dentries"):
+        assert number in modes, f"a name of inode {number}, which does not exist"
+        assert stat.S_ISDIR(modes[parent]) and links[parent], f"inode {parent} has entries"
+        names[number] += 1
+        subdirectories[parent] += stat.S_ISDIR(modes[number])
+    for number, mode in modes.items():
+        if stat.S_ISDIR(mode):
+            assert names[number] == bool(links[number] and number != ROOT_INODE), f"directory {number}"
+            expected = 2 + subdirectories[number] if links[number] else 0
+        else:
+            expected = names[number]
+        assert links[number] == expected, f"inode {number} has {links[number]} links, not {expected}"
+    live = _rows(meta, "SELECT mode, size FROM inodes WHERE nlink > 0")
+    others = [size for mode, size in live if not stat.S_ISDIR(mode)]
+    totals = meta.inodes.totals
+    assert (totals.files, totals.directories, totals.logical_bytes) == (
+        *(len(others), len(live) - len(others), sum(others)),
+    ), totals
+    for table in ("xattrs", "symlinks", "contents", "extents"):
+        assert {row[0] for row in _rows(meta, f"SELECT inode FROM {table}")} <= set(modes), f"{table} of no inode"
+
+
+def _check_forms(meta: MetaStore) -> None:
+    """Each file is in one of its two forms, and of the size that its parts say."""
+    contents = dict(_rows(meta, "SELECT inode, length(data) FROM contents"))
+    columns = "inode, mode, size, tail, tail_start, overlay, content"
+    for number, mode, size, tail, tail_start, overlay, content in _rows(meta, f"SELECT {columns} FROM inodes"):
+        assert bool(content) == (number in contents), f"inode {number}: content {content}"
+        if content or not stat.S_ISREG(mode):
+            assert not (tail or overlay), f"inode {number} has a tail or an overlay"
+            assert not meta.extents.has_any(number), f"inode {number} has extents"
+        if content:
+            assert contents[number] == size, f"inode {number}: {contents[number]} bytes, size {size}"
+        if tail:
+            assert 0 <= tail_start <= size, f"inode {number}: tail from {tail_start}, size {size}"
+
+
+def _check_extents(meta: MetaStore) -> None:
+    sizes = {row[0]: row[1:] for row in _rows(meta, "SELECT inode, size, tail, tail_start FROM inodes")}
+    blocks = dict(_rows(meta, "SELECT number, size FROM blocks"))
+    position, last = 0, 0
+    for number, start, length, source, offset in _rows(
+        meta, "SELECT inode, start, length, source, source_offset FROM extents ORDER BY inode, start"
+    ):
+        what = f"inode {number}: extent {start}+{length} from {source}+{offset}"
+        size, tail, tail_start = sizes[number]
+        assert length > 0 and offset >= 0 and source, what
+        assert last != number or start >= position, f"{what} overlaps"
+        assert start + length <= (tail_start if tail else size), f"{what}, size {size}, tail {tail} at {tail_start}"
+        if source > 0:
+            assert offset + length <= blocks[source], f"{what}, the block has {blocks[source]} bytes"
+        position, last = start + length, number
+
+
+def _check_blocks(meta: MetaStore) -> None:
+    used = Counter(dict(_rows(meta, "SELECT source, count(*) FROM extents WHERE source > 0 GROUP BY source")))
+    assert set(used) <= {row[0] for row in _rows(meta, "SELECT number FROM blocks")}
+    for number, refs, pack in _rows(meta, "SELECT number, refs, pack FROM blocks"):
+        assert refs == used[number], f"block {number} has {refs} refs, not {used[number]}"
+        assert refs or pack, f"block {number} is needed by nothing, and not on the remote: it stays for ever"
+    for table in ("settling", "released"):
+        assert not _rows(meta, f"SELECT * FROM {table}"), f"something is left in {table}"
+    stored = _rows(meta, "SELECT count(*) FROM block_data x LEFT JOIN blocks b USING (number) WHERE b.cached IS NOT 2")
+    assert stored == [(0,)], "rows of blocks that do not count as cached"
+    now = meta.blocks.totals
+    assert now == _totals(meta), f"{now}, and the tables say {_totals(meta)}"
+
+
+def _totals(meta: MetaStore) -> CacheTotals:
+    totals = CacheTotals()
+    for size, cached, pack in _rows(meta, "SELECT size, cached, pack FROM blocks WHERE cached > 0"):
+        kind = "clean" if pack else "pending"
+        name, amount = (f"{kind}_files", file_bytes(size)) if cached == 1 else (f"{kind}_rows", size)
+        setattr(totals, name, getattr(totals, name) + amount)
+    return totals
+
+
+def _check_memory(meta: MetaStore) -> None:
+    """What is kept of inodes in memory is what was committed."""
+    for inode in list(meta.inodes._cache.values()):
+        rows = _rows(meta, "SELECT * FROM inodes WHERE inode = ?", inode.number)
+        assert rows == [inode.row()], f"in memory {inode.row()}, committed {rows}"
+        if inode.content is not None:
+            data = _rows(meta, "SELECT data FROM contents WHERE inode = ?", inode.number)
+            assert data == [(bytes(inode.content),)], f"inode {inode.number}: another content in memory"
+
+
+def check_disk(meta: MetaStore, data: Path) -> None:
+    """Files below cache/ and dirty/ are those that the tables speak of, with the bytes they should have."""
+    files = {path.name: path for path in (data / "cache").glob("??/*")}
+    rows = meta.database.connection.execute("SELECT id, size, cached, number FROM blocks WHERE cached > 0").fetchall()
+    assert set(files) == {row[0].hex() for row in rows if row[2] == 1}, "cache files and table differ"
+    for block_id, size, cached, number in rows:
+        held = files[block_id.hex()].read_bytes() if cached == 1 else meta.blocks.data(number)
+        assert held is not None and len(held) == size and blake3(held).digest() == block_id, f"block {number}"
+    dirty = {int(path.name): path.stat().st_size for path in (data / "dirty").iterdir()}
+    assert set(dirty) == meta.extents.dirty_in_use(), f"dirty files {set(dirty)}, in use {meta.extents.dirty_in_use()}"
+    for source, end in _rows(
+        meta, "SELECT -source, max(source_offset + length) FROM extents WHERE source < 0 GROUP BY source"
+    ):
+        assert dirty[source] >= end, f"dirty file {source} has {dirty[source]} of {end} bytes"
+    for tail, length in _rows(meta, "SELECT tail, size - tail_start FROM inodes WHERE tail > 0"):
+        assert dirty[tail] >= length, f"dirty file {tail} has {dirty[tail]} of {length} bytes of a tail"
+
+
+def _check_accounting(engine: Engine, data: Path) -> None:
+    """The budget counts what is on the disk."""
+    on_disk = sum(path.stat().st_blocks * 512 for path in (data / "dirty").iterdir())
+    assert engine.store.dirty.total_bytes == on_disk, (engine.store.dirty.total_bytes, on_disk)
+    journal = engine.meta.database.journal
+    assert journal is not None
+    written = sum(path.stat().st_size for path in (data / "journal").iterdir())
+    assert journal.total_bytes == written, (journal.total_bytes, written)
+
+
+def check_stopped(data: Path) -> None:
+    """Of a DATA that was closed in good order: nothing temporary is left, and it opens without a replay."""
+    assert not os.listdir(data / "cache" / "incoming"), "a download was left"
+    meta = MetaStore(data)
+    try:
+        assert not meta.replayed, "a clean end left something to replay"
+        check_tables(meta, set(meta.inodes.orphans()))
+        check_disk(meta, data)
+    finally:
+        meta.close()
+
+
+def check_remote(meta: MetaStore, backend: MemoryBackend) -> None:
+    """What counts as stored is on the remote, and is what it should be."""
+    rows = meta.database.connection.execute(
+        "SELECT b.id, b.size, p.id, b.pack_offset, b.sealed_bytes FROM blocks b JOIN packs p ON p.number = b.pack"
+    )
+    for block_id, size, pack_id, offset, length in rows.fetchall():
+        sealed = backend.objects[pack_key(PackId(pack_id))][offset : offset + length]
+        assert len(open_sealed(sealed, block_id)) == size
