@@ -6,7 +6,6 @@
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 venv=$(realpath -sm "${SYNCER_VENV:-$root/.venv}")
-PATH=$PATH:/usr/sbin:/sbin # where Debian keeps sshd, and not everybody has it
 
 say() {
     echo "${0##*/}: $*" >&2

@@ -1,0 +1,116 @@
+"""What syncer must reach: each figure against the best of some peers, against the C passthrough, or against a number."""
+
+from dataclasses import dataclass
+
+from scripts.benchmark.results import Cell, Report
+
+PEERS = ("juicefs", "sshfs", "s3fs", "rclone")
+JUICEFS_ON_S3 = ("juicefs-s3", "juicefs-s3-writeback")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """Of table *table*, row *row*: *column* divided by the best of *against* (or by 1) is at least, or at most, *limit*.
+
+    Of rows where less is better the best is the smallest, and *limit* is the most; otherwise it is the least.
+    """
+
+    row: str
+    limit: float
+    against: tuple[str, ...] = ()
+    table: str = "table"
+    column: str = "syncer"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a requirement was met. `ratio` and `best` (the column compared with) are None when it was not measured."""
+
+    requirement: Requirement
+    at_most: bool
+    ratio: float | None = None
+    best: str | None = None
+    failed: bool = False
+
+    @property
+    def passed(self) -> bool | None:
+        """None: there is nothing to compare. Where syncer failed to do the work, the requirement is not met."""
+        if self.ratio is None:
+            return False if self.failed else None
+        limit = self.requirement.limit
+        return self.ratio <= limit if self.at_most else self.ratio >= limit
+
+
+def _against_peers_and_c(row: str, peers: float, c: float | None) -> tuple[Requirement, ...]:
+    best = Requirement(row=row, limit=peers, against=PEERS)
+    return (best,) if c is None else (best, Requirement(row=row, limit=c, against=("c",)))
+
+
+REQUIREMENTS: tuple[Requirement, ...] = (
+    *_against_peers_and_c("write-1m", 1.0, 0.7),
+    # A write that returned survives the death of the daemon: the best of those that promise it too.
+    Requirement(row="write-4k", limit=1.3, against=("sshfs", "s3fs", "rclone")),
+    Requirement(row="write-4k", limit=2.0, against=("juicefs",), column="syncer-writeback"),
+    Requirement(row="write-4k", limit=0.8, against=("c",), column="syncer-writeback"),
+    *_against_peers_and_c("read", 1.0, 0.8),
+    Requirement(row="read-random", limit=2.0, against=("juicefs", "rclone")),
+    Requirement(row="read-random", limit=0.5, against=("c",)),
+    *_against_peers_and_c("write-random", 1.0, None),
+    *_against_peers_and_c("create", 1.5, 0.4),
+    *_against_peers_and_c("create-empty", 1.5, 0.4),
+    *_against_peers_and_c("stat", 2.0, 0.7),
+    *_against_peers_and_c("scan", 1.5, 0.7),
+    *_against_peers_and_c("open-read-close", 2.0, 0.5),
+    *_against_peers_and_c("rename", 2.0, 0.3),
+    *_against_peers_and_c("unlink", 1.5, 0.3),
+    *_against_peers_and_c("mkdir", 1.5, 0.3),
+    *_against_peers_and_c("tar", 2.0, 0.3),
+    *_against_peers_and_c("rm", 1.0, 0.3),
+    Requirement(row="fsync", limit=1.0, against=("juicefs",)),
+    Requirement(row="memory", limit=200e6 / 2**20),
+    Requirement(table="copy-in", row="rate", limit=10.0, against=JUICEFS_ON_S3),
+    Requirement(table="copy-in", row="objects", limit=10),
+    Requirement(table="insert", row="one-byte", limit=2.0),
+    Requirement(table="insert", row="header", limit=2.0),
+    Requirement(table="insert", row="edit", limit=64),
+    Requirement(table="first-byte", row="ssh", limit=1.2, against=("bare",)),
+    Requirement(table="first-byte", row="s3", limit=1.2, against=("bare",)),
+    Requirement(table="cold-remote", row="ssh", limit=0.8, against=("sshfs",)),
+    Requirement(table="cold-remote", row="s3", limit=0.8, against=("boto3",)),
+    *(Requirement(table="concurrent", row=f"{row}-ratio", limit=1.0) for row in ("write", "read", "create", "stat")),
+    *(
+        requirement
+        for remote in ("folder", "ssh", "s3")
+        for requirement in (
+            Requirement(table="uploading", row="read-ratio", limit=0.7, column=remote),
+            Requirement(table="uploading", row="stat-busy", limit=5.0, column=remote),
+        )
+    ),
+    Requirement(table="cutter", row="random", limit=1.5, column="native"),
+)
+
+
+def judge(report: Report) -> list[Verdict]:
+    """The verdict on every requirement whose row is in the report."""
+    return [
+        _judge(report, requirement)
+        for requirement in REQUIREMENTS
+        if (table := report.tables.get(requirement.table)) and requirement.row in table.rows
+    ]
+
+
+def _judge(report: Report, requirement: Requirement) -> Verdict:
+    table = report.tables[requirement.table]
+    at_most = table.rows[requirement.row].less_is_better
+    cell = table.cells.get((requirement.row, requirement.column), Cell())
+    ours = cell.median
+    if ours is None:
+        return Verdict(requirement, at_most, failed=bool(cell.errors))
+    if not requirement.against:
+        return Verdict(requirement, at_most, ours)
+    theirs = {key: table.median(requirement.row, key) for key in requirement.against}
+    measured = {key: value for key, value in theirs.items() if value}
+    if not measured:
+        return Verdict(requirement, at_most)
+    best = (min if at_most else max)(measured, key=lambda key: measured[key])
+    return Verdict(requirement, at_most, ours / measured[best], best)
