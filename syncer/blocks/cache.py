@@ -7,6 +7,7 @@ so each is atomic to other tasks; `write_temporary` and `read_file` may run in t
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -21,13 +22,20 @@ log = logging.getLogger(__name__)
 OPEN_FILES = 128
 
 
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A fetched, verified block in a temporary file, with a descriptor that reads it."""
+
+    path: Path
+    descriptor: int
+
+
 class BlockCache:
     def __init__(self, folder: Path, meta: MetaStore) -> None:
         """*folder* exists. Finishes what a crash left: temporary files, deletions."""
         self._folder = folder
         self._meta = meta
         self._files: dict[int, int] = {}
-        self._next_temporary = 0
         self.damaged = 0
         """Cached copies found wrong since the start; each was dropped and is fetched again."""
         self._incoming = folder / "incoming"
@@ -112,22 +120,41 @@ class BlockCache:
 
     # --- changing ------------------------------------------------------------------------------------------------
 
-    def write_temporary(self, data: bytes) -> Path:
-        """Write a fetched block's bytes under a temporary name; `install` gives it its own. Safe in a thread."""
-        self._next_temporary += 1
-        path = self._incoming / f"{self._next_temporary:x}-{id(data):x}"
-        with path.open("wb") as file:
-            file.write(data)
-        return path
+    def write_temporary(self, block: Block, data: bytes) -> Incoming:
+        """Write a fetched, verified block under a temporary name; `install` gives it its own. Safe in a thread."""
+        path = self._incoming / block.id.hex()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+        except BaseException:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        return Incoming(path, descriptor)
 
-    def install(self, block: Block, temporary: Path) -> None:
-        """Make a fetched, verified file the cached copy of *block*. ATOMIC: record first, so no file is unaccounted."""
-        if self._meta.blocks.get(block.number).cached:
-            temporary.unlink()
-            return
+    def install(self, block: Block, incoming: Incoming) -> None:
+        """Make a fetched file the cached copy of *block*. ATOMIC: record first, so no file is unaccounted.
+
+        Raises:
+            KeyError: the block is gone; so is the file then.
+        """
+        try:
+            if self._meta.blocks.get(block.number).cached:
+                self.discard(incoming)
+                return
+        except KeyError:
+            self.discard(incoming)
+            raise
         self._meta.blocks.fetched(block.id)
-        temporary.rename(self.path(block.id))
+        incoming.path.rename(self.path(block.id))
         self._meta.blocks.use(block.number)
+        self.keep_open(block.number, incoming.descriptor)
+
+    def discard(self, incoming: Incoming) -> None:
+        """Delete a fetched file that nobody needs."""
+        os.close(incoming.descriptor)
+        incoming.path.unlink(missing_ok=True)
 
     def adopt(self, block_id: BlockId, path: Path) -> None:
         """Move a sealed dirty file, already recorded as this block's copy, into the cache."""

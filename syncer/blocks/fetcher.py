@@ -6,13 +6,12 @@ Runs in tasks of the nursery it was given, so a reader that gives up does not en
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
 from syncer.backends.base import Backend
 from syncer.blocks.budget import Budget
-from syncer.blocks.cache import BlockCache
+from syncer.blocks.cache import BlockCache, Incoming
 from syncer.blocks.codec import open_sealed
 from syncer.blocks.pack import pack_key
 from syncer.errors import DeadlinePassed, LocalDamage, ObjectCorrupt, ObjectMissing, SyncerError
@@ -175,9 +174,9 @@ class Fetcher:
         if damaged:
             raise ObjectCorrupt(f"pack {item.pack.hex()} holds wrong bytes for block {damaged[0].id.hex()}")
 
-    def _open_all(self, item: Range, data: memoryview) -> list[tuple[Block, bytes | Path]]:
+    def _open_all(self, item: Range, data: memoryview) -> list[tuple[Block, bytes | Incoming]]:
         """In a thread: the plain bytes of each sound block; large ones already in a temporary file."""
-        result: list[tuple[Block, bytes | Path]] = []
+        result: list[tuple[Block, bytes | Incoming]] = []
         for block in item.blocks:
             assert block.location is not None
             start = block.location.offset - item.offset
@@ -185,18 +184,17 @@ class Fetcher:
                 plain = open_sealed(data[start : start + block.location.length], block.id)
             except ObjectCorrupt:
                 continue
-            result.append((block, plain if len(plain) <= SMALL_BYTES else self._cache.write_temporary(plain)))
+            result.append((block, plain if len(plain) <= SMALL_BYTES else self._cache.write_temporary(block, plain)))
         return result
 
-    def _land(self, block: Block, plain: bytes | Path) -> None:
+    def _land(self, block: Block, plain: bytes | Incoming) -> None:
         try:
             if isinstance(plain, bytes):
                 self._meta.blocks.keep_row(block, plain)
             else:
                 self._cache.install(block, plain)
-        except KeyError:  # released while it was on its way
-            if isinstance(plain, Path):
-                plain.unlink()
+        except KeyError:
+            pass  # released while it was on its way
         flight = self._flights.pop(block.number, None)
         if flight is not None:
             flight.done.set()

@@ -119,15 +119,12 @@ class FileIO:
         if not sequential:
             file.window_bytes = 0
             return
-        inode = self._meta.inodes.need(file.number)
-        extent = file.extent
-        if extent is not None and extent.end >= inode.size:
+        if file.window_bytes and file.ahead_offset - end > file.window_bytes // 2:
             return
-        window = file.window_bytes
-        if window and extent is not None and file.epoch == inode.epoch and end % (READ_AHEAD_START_BYTES // 2):
-            return  # looked at already, not long ago
-        file.window_bytes = min(max(window * 2, READ_AHEAD_START_BYTES), self._limits.read_ahead_bytes)
-        ahead = self._meta.extents.find(file.number, end, end + file.window_bytes)
+        window = min(max(file.window_bytes * 2, READ_AHEAD_START_BYTES), self._limits.read_ahead_bytes)
+        begin = max(end, file.ahead_offset) if file.window_bytes else end
+        file.window_bytes, file.ahead_offset = window, end + window
+        ahead = self._meta.extents.find(file.number, begin, end + window)
         self._store.prefetch([part.source for part in ahead if part.source > 0], self._limits.read_deadline_s)
 
     # --- writing -------------------------------------------------------------------------------------------------

@@ -14,13 +14,15 @@ from syncer.values import InodeNumber
 class OpenFile:
     """An open regular file: where it stands in sequential reading, and the extent it read last."""
 
-    __slots__ = ("epoch", "extent", "next_offset", "number", "window_bytes")
+    __slots__ = ("ahead_offset", "epoch", "extent", "next_offset", "number", "window_bytes")
 
     def __init__(self, number: InodeNumber) -> None:
         self.number = number
         self.next_offset = 0
         self.window_bytes = 0
         """How far ahead of the reader blocks are fetched; 0 while reading is not sequential."""
+        self.ahead_offset = 0
+        """Up to where they are fetched already."""
         self.epoch = -1
         self.extent: Extent | None = None
 
