@@ -178,9 +178,14 @@ class Database:
         return self._operations + journal_bytes // 4096
 
     def commit(self) -> None:
-        """Commit everything recorded so far. ATOMIC: no await between the flush of the tables and the COMMIT."""
-        if not self.pending:
-            return
+        """Commit everything recorded so far, and what the actions after a commit record: no transaction is left open.
+
+        ATOMIC: no await between the flush of the tables and the COMMIT.
+        """
+        while self.pending:
+            self._commit()
+
+    def _commit(self) -> None:
         if self.damaged:
             raise LocalDamage(f"{self.path}: an operation failed half-way, so nothing is committed", hint="mount again")
         assert self.journal is not None

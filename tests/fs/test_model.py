@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from syncer.backends.memory import MemoryBackend
 from syncer.engine import Settings
 from tests.support.core_check import check_engine, check_remote, check_stopped
+from tests.support.core_data import fast_folder
 from tests.support.core_driver import Driver, Step
 from tests.support.core_scale import Scale, real_scale, small_scale
-from tests.support.core_world import NEVER_S, Complaints, fast_folder, open_world, threads_as_awaits
+from tests.support.core_world import NEVER_S, Complaints, open_world, threads_as_awaits
 
 LONG = bool(os.environ.get("SYNCER_TEST_LONG"))
 BUDGET_BYTES = 400_000_000

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,22 +17,10 @@ from syncer.engine import Engine, Settings
 from syncer.errors import SyncerError
 from syncer.meta.store import MetaStore
 from syncer.values import PeerId
+from tests.support.core_data import make_data
 
 T = TypeVar("T")
 NEVER_S = 1e9
-
-
-def fast_folder() -> Path:
-    """A new folder in memory where there is such a place: what a kill leaves does not depend on the disk."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="syncer-test-", dir=memory if os.access(memory, os.W_OK) else None))
-
-
-def make_data(data: Path) -> Path:
-    """The folders of a new DATA."""
-    for name in ("cache", "dirty", "journal"):
-        (data / name).mkdir(parents=True)
-    return data
 
 
 @contextlib.contextmanager
