@@ -294,18 +294,20 @@ class ExtentTable(Table):
         What was written over since then stays. Between the pieces there were zeros, which need no extent.
         """
         inode = self._inodes.get(number)
-        if inode is None:  # erased meanwhile
-            for *_, held in pieces:
-                if isinstance(held, int):
-                    self._maybe_gone(held, number)
-            return
         for start, length, block_id, held in pieces:
+            still = [extent for extent in self.find(number, start, start + length) if extent.source == -dirty]
+            if not still:  # erased, cut off or written over meanwhile: a block that nothing names would stay for ever
+                if isinstance(held, int):
+                    self._used_dirty(held)
+                    self._maybe_gone(held, number)
+                continue
             block = self._block(number, block_id, length, held, now_s)
-            for extent in self.find(number, start, start + length):
-                if extent.source == -dirty:
-                    low, high = max(extent.start, start), min(extent.end, start + length)
-                    self._clear(number, low, high)
-                    self._insert(number, low, high - low, block, low - start)
+            for extent in still:
+                low, high = max(extent.start, start), min(extent.end, start + length)
+                self._clear(number, low, high)
+                self._insert(number, low, high - low, block, low - start)
+        if inode is None:
+            return
         for extent in self.find(number, begin, end):
             if extent.source == -dirty:
                 self._clear(number, max(extent.start, begin), min(extent.end, end))

@@ -7,19 +7,22 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from syncer.backends.memory import MemoryBackend
 from syncer.blocks.codec import open_sealed
 from syncer.blocks.pack import pack_key
-from syncer.engine import Engine
 from syncer.meta.blocktable import CacheTotals, file_bytes
 from syncer.meta.store import MetaStore
 from syncer.values import ROOT_INODE, PackId
 
+if TYPE_CHECKING:
+    from syncer.engine import Engine
 
-def check_engine(engine: Engine, data: Path, in_use: set[int]) -> None:
+
+def check_engine(engine: "Engine", data: Path, in_use: set[int]) -> None:
     """Of a running engine that seals nothing just now. *in_use*: orphans that are still open."""
     meta = engine.meta
     meta.commit()
@@ -152,7 +155,7 @@ def check_disk(meta: MetaStore, data: Path) -> None:
         assert dirty[tail] >= length, f"dirty file {tail} has {dirty[tail]} of {length} bytes of a tail"
 
 
-def _check_accounting(engine: Engine, data: Path) -> None:
+def _check_accounting(engine: "Engine", data: Path) -> None:
     """The budget counts what is on the disk."""
     on_disk = sum(path.stat().st_blocks * 512 for path in (data / "dirty").iterdir())
     assert engine.store.dirty.total_bytes == on_disk, (engine.store.dirty.total_bytes, on_disk)
