@@ -198,7 +198,7 @@ def test_a_failed_check_fails_the_run_although_the_tests_pass(machine: Machine) 
     for name in ("sshd", "ssh", "rsync", "setfattr"):
         machine.command(machine.path / name, "#!/bin/bash\n")
     machine.run(script="test")
-    machine.calls()
+    assert [call.split()[-1] for call in machine.installs()] == [f"{machine.checkout}[test]"]
     assert machine.run("--quick", "--long", "-k", "a b", script="test").returncode == 0
     calls = machine.calls()
     assert [call.split()[1] for call in calls[:3]] == ["ruff", "ruff", "mypy"]
