@@ -15,7 +15,8 @@ KEY = "table"
 def measure(settings: Settings) -> Table:
     """Fill the table. Passes are interleaved (A B C A B C), so that a machine that drifts drifts for all."""
     table = Table(KEY, "Files and directories")
-    run = tuple(row for row in chosen(table_rows(settings.sizes), settings.only) if settings.drop_caches or not row.cold)
+    rows = chosen(table_rows(settings.sizes), settings.only)
+    run = tuple(row for row in rows if settings.drop_caches or not row.cold)
     shown = [row for row in run if not settings.only or row.key in settings.only]
     table.announce(
         [*shown, *([] if settings.only else [MEMORY])],
@@ -44,7 +45,7 @@ def _one_pass(settings: Settings, table: Table, system: System, rows: tuple[Work
                 _one_row(settings, table, system, mount, row, done)
                 if row.key in left:
                     left.remove(row.key)
-        if MEMORY.key in table.rows and mount.peak_bytes:
+        if mount.peak_bytes and MEMORY.key in table.rows:
             table.add(MEMORY.key, system.key, mount.peak_bytes / MEBIBYTE)
 
 

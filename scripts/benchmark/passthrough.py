@@ -50,7 +50,7 @@ class Passthrough(System):
     def mounted(self, folder: Path) -> Iterator[Mount]:
         source = folder / "source"
         source.mkdir()
-        command = [BINARY, folder / "mnt", "-f", "-o", f"source={source},{self._options}"]
+        command: list[str | Path] = [BINARY, folder / "mnt", "-f", "-o", f"source={source},{self._options}"]
         with running(command, Mount(folder / "mnt"), folder) as mount:
             yield mount
 
@@ -59,10 +59,11 @@ def build() -> None:
     """Compile the example. Raises: TaskFailed: there is no source, or it does not compile."""
     with tempfile.TemporaryDirectory() as folder:
         source = SOURCE if SOURCE.exists() else _source_of_package(Path(folder))
-        flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=True)
+        asked = ["pkg-config", "--cflags", "--libs", "fuse3"]
+        flags = subprocess.run(asked, capture_output=True, text=True, check=True)
         BINARY.parent.mkdir(parents=True, exist_ok=True)
         partial = BINARY.with_suffix(".partial")
-        command = ["gcc", "-O2", "-o", partial, source, *shlex.split(flags.stdout)]
+        command: list[str | Path] = ["gcc", "-O2", "-o", partial, source, *shlex.split(flags.stdout)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise TaskFailed(f"passthrough_ll does not compile: {done.stderr.strip().splitlines()[-1]}")

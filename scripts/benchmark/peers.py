@@ -151,7 +151,7 @@ def rclone(folder: Path, server: S3Server) -> Iterator[Mount]:
     options = ["--vfs-cache-mode", "full", "--cache-dir", f"{folder}/cache"]
     options += ["--rc", "--rc-no-auth", "--rc-addr", control]
     mount = Mount(folder / "mnt", lambda: wait_until(_uploaded(control), "rclone has uploaded", SETTLE_S))
-    command = ["rclone", "mount", f"bench:{server.bucket}", mount.path, *options]
+    command: list[str | Path] = ["rclone", "mount", f"bench:{server.bucket}", mount.path, *options]
     with running(command, mount, folder, environment):
         yield mount
 

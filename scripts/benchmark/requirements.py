@@ -1,4 +1,4 @@
-"""What syncer must reach: each figure against the best of some peers, against the C passthrough, or against a number."""
+"""What syncer must reach: figures against the best of some peers, against the C passthrough, or against a number."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ JUICEFS_ON_S3 = ("juicefs-s3", "juicefs-s3-writeback")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
-    """Of table *table*, row *row*: *column* divided by the best of *against* (or by 1) is at least, or at most, *limit*.
+    """In a row of a table, *column* divided by the best of *against* (or by 1) is at least, or at most, *limit*.
 
     Of rows where less is better the best is the smallest, and *limit* is the most; otherwise it is the least.
     """

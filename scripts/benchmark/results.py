@@ -11,7 +11,7 @@ from scripts.benchmark.rows import Row
 
 @dataclass(slots=True)
 class Cell:
-    """One row of one column: a figure a pass. `capped`: the time cap ended at least one; `errors`: passes that failed."""
+    """One row of one column, a figure a pass. `capped`: the time cap ended one; `errors`: of passes that failed."""
 
     values: list[float] = field(default_factory=list)
     capped: bool = False

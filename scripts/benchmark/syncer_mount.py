@@ -56,9 +56,9 @@ def mounted(
     *extra* goes into its environment. Another name for *data* makes another, empty DATA of the same remote.
     """
     where, mountpoint = folder / data, folder / "mnt"
-    command = [*SYNCER, "mount", *options, where, remote, mountpoint, str(budget_megabytes)]
+    command: list[str | Path] = [*SYNCER, "mount", *options, where, remote, mountpoint, str(budget_megabytes)]
     mount = Mount(mountpoint, lambda: run("flush", where, extra=extra))
-    end = [*SYNCER, "umount", mountpoint]
+    end: list[str | Path] = [*SYNCER, "umount", mountpoint]
     with running(command, mount, folder, environment(extra), end):
         wait_said(folder / "output", "is ready")
         yield mount

@@ -25,7 +25,7 @@ class TaskFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a worker did; see worker.py. `seconds` of several workers together is from the first start to the last end."""
+    """What a worker did; see worker.py. `seconds` of several together is from the first start to the last end."""
 
     amount: float
     seconds: float
@@ -90,9 +90,7 @@ class Task:
 
 
 @contextlib.contextmanager
-def ready(
-    workload: str, folders: list[Path], cap_s: float, parameters: Mapping[str, object]
-) -> Iterator[list[Task]]:
+def ready(workload: str, folders: list[Path], cap_s: float, parameters: Mapping[str, object]) -> Iterator[list[Task]]:
     """A worker for each of *folders*, all waiting for `go`; none of them is left at the end. Raises: TaskFailed."""
     tasks: list[Task] = []
     try:

@@ -1,4 +1,4 @@
-"""Reading one large file that is on the remote alone, from front to end: over SSH against sshfs, over S3 against boto3."""
+"""Reading a large file that is on the remote alone, front to end: over SSH against sshfs, over S3 against boto3."""
 
 import os
 import time
@@ -29,7 +29,7 @@ def measure(settings: Settings) -> Table:
             Row(key="ssh", title="over SSH", unit="MiB/s", per_unit=MEBIBYTE),
             Row(key="s3", title="over S3", unit="MiB/s", per_unit=MEBIBYTE),
         ),
-        (Column("syncer", "syncer"), Column("sshfs", "sshfs"), Column("boto3", f"boto3, {THREADS} threads, 8 MiB packs")),
+        (Column("syncer", "syncer"), Column("sshfs", "sshfs"), Column("boto3", f"boto3, {THREADS} threads")),
     )
     for number in range(settings.passes):
         settings.say(f"{KEY}, pass {number + 1} of {settings.passes}")

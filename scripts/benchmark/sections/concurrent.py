@@ -27,13 +27,14 @@ class Work:
     cold: bool
 
     def share(self, sizes: Sizes, processes: int) -> Mapping[str, object]:
-        files = {"name": "files", "count": sizes.files // processes}
-        return {
+        files: dict[str, object] = {"name": "files", "count": sizes.files // processes}
+        parameters: dict[str, dict[str, object]] = {
             "write": {"name": "large", "size_bytes": sizes.large_bytes // processes, "piece_bytes": MEBIBYTE},
             "read": {"name": "large"},
             "create": {**files, "size_bytes": PAGE},
             "stat": files,
-        }[self.key]
+        }
+        return parameters[self.key]
 
 
 WORK = (

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,13 @@ def measure(settings: Settings) -> Table:
     for number in range(settings.passes):
         for column, open_on in ways.items():
             settings.say(f"{KEY}, pass {number + 1} of {settings.passes}: {column.title}")
-            with settings.failures_noted(table, column.key, "rate", "objects"):
-                with scratch(settings.parent) as folder, S3Server() as server, open_on(settings, folder, server) as mount:
-                    _copy(settings, table, column.key, folder, server, mount)
+            with (
+                settings.failures_noted(table, column.key, "rate", "objects"),
+                scratch(settings.parent) as folder,
+                S3Server() as server,
+                open_on(settings, folder, server) as mount,
+            ):
+                _copy(settings, table, column.key, folder, server, mount)
     return table
 
 
@@ -81,7 +85,7 @@ def _rclone(settings: Settings, folder: Path, server: S3Server) -> AbstractConte
     return peers.rclone(folder, server)
 
 
-_WAYS = {
+_WAYS: dict[Column, Callable[[Settings, Path, S3Server], AbstractContextManager[Mount]]] = {
     Column("syncer", "syncer"): _syncer,
     Column("juicefs-s3", "JuiceFS"): _juicefs,
     Column("juicefs-s3-writeback", "JuiceFS --writeback"): partial(_juicefs, options=("--writeback",)),

@@ -9,7 +9,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from scripts.benchmark import tasks
@@ -48,7 +48,7 @@ def measure(settings: Settings) -> Table:
     return table
 
 
-def _one_pass(settings: Settings, table: Table, row: str, server: Server, bare: "Iterator[Ask]") -> None:
+def _one_pass(settings: Settings, table: Table, row: str, server: Server, bare: AbstractContextManager["Ask"]) -> None:
     wanted = settings.sizes.first_files + 1
     names = [f"{at:05d}" for at in range(wanted * FILES_PER_SAMPLE)]
     chosen = random.sample(names, wanted)
@@ -61,7 +61,7 @@ def _one_pass(settings: Settings, table: Table, row: str, server: Server, bare: 
         outcome = tasks.run("first_bytes", [mount.path], settings.cap_s, {"names": chosen})
     ours = statistics.median(outcome.samples_s[1:]) * 1000  # the first one warms the connection up
     table.add(row, "syncer", ours)
-    with contextmanager(lambda: bare)() as ask:
+    with bare as ask:
         samples = [_timed(ask) for _ in range(wanted)]
     theirs = statistics.median(samples[1:]) * 1000
     table.add(row, "bare", theirs)
@@ -85,6 +85,7 @@ def _offset() -> int:
     return random.randrange(OBJECT_BYTES - FILE_BYTES)
 
 
+@contextmanager
 def _bare_ssh(server: SshServer) -> Iterator[Ask]:
     (server.root / "bare").write_bytes(os.urandom(OBJECT_BYTES))
     with sftp_client(server) as sftp:
@@ -96,6 +97,7 @@ def _bare_ssh(server: SshServer) -> Iterator[Ask]:
         yield ask
 
 
+@contextmanager
 def _bare_s3(server: S3Server) -> Iterator[Ask]:
     with s3_client(server) as client:
         client.put_object(Bucket=server.bucket, Key="bare", Body=os.urandom(OBJECT_BYTES))

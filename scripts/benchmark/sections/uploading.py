@@ -7,7 +7,7 @@ starts before they do and whose end ends them.
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scripts.benchmark import syncer_mount, tasks
@@ -82,7 +82,7 @@ def _one_pass(settings: Settings, table: Table, remote: str, mount: Mount, data:
 
 
 def _while_uploading(
-    settings: Settings, workload: str, parameters: dict[str, object], mount: Mount, data: Path, name: str
+    settings: Settings, workload: str, parameters: Mapping[str, object], mount: Mount, data: Path, name: str
 ) -> tuple[tasks.Outcome, float]:
     """Run a loop for as long as an upload takes; also the bytes a second that went up. Raises: TaskFailed."""
     with tasks.ready(workload, [mount.path], SETTLE_S, parameters) as (task,):

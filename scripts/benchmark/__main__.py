@@ -1,0 +1,3 @@
+from scripts.benchmark.command import command
+
+command(prog_name="scripts/bench")
