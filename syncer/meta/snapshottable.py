@@ -98,14 +98,23 @@ class SnapshotTable(Table):
 
         Not journaled: when a crash loses it, the next publication looks at the same changes again.
         """
+        self.database.commit()  # `changed` is then complete
         self.database.begin()
         for number, tree in trees.items():
             if self._inodes.get(number) is None:
                 continue  # removed meanwhile
-            self.execute("INSERT OR REPLACE INTO trees VALUES (?, ?, ?)", (number, tree.id, int(tree.large)))
-            if tree.large:
+            large = tree.large and not self._missed_names(number, generation)
+            self.execute("INSERT OR REPLACE INTO trees VALUES (?, ?, ?)", (number, tree.id, int(large)))
+            if large:
                 self._names.large.add(number)
             else:
                 self._names.large.discard(number)
         self.execute("DELETE FROM changed WHERE generation <= ?", (generation,))
         self.execute("DELETE FROM changed_names WHERE generation <= ?", (generation,))
+
+    def _missed_names(self, number: int, generation: int) -> bool:
+        """Whether names came or went in the directory after *generation* that nobody noted: it was not large yet."""
+        if number in self._names.large:
+            return False
+        later = self.execute("SELECT 1 FROM changed WHERE inode = ? AND generation > ?", (number, generation))
+        return later.fetchone() is not None

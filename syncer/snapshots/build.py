@@ -59,6 +59,7 @@ async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord
     await trio.to_thread.run_sync(walker.walk, TreeId(snapshot.root))
     meta.inodes.set_totals(importer.finish())
     meta.commit()
+    meta.names.forget_cached()  # which directories are large
 
 
 class _Walker:
