@@ -13,6 +13,8 @@ from syncer.datadir import DataDirectory
 from syncer.errors import DataUnusable, NotMounted
 from tests.support.hung_mount import hung_mount
 
+pytestmark = pytest.mark.slow
+
 ODD = "da ta,%41\\ñ#\n\t=x"
 """Everything that mount options, mountinfo or percent-encoding might garble."""
 

@@ -16,6 +16,8 @@ from tests.support.mounted import cleared, foreground, is_mounted, wait_until
 
 ENDED = re.compile(r"syncer: (\S+) is unmounted; (\d+) bytes?( \(.*\))? wait for upload(; they are safe in DATA.*)?\n")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
@@ -102,6 +104,43 @@ def test_umount_returns_when_everything_is_over(place: Path) -> None:
         assert not is_mounted(place / "mnt")
         assert not datadir.is_locked(place / "data")
         assert mount.process.wait(30) == 0
+
+
+def test_what_was_not_uploaded_waits_in_data_and_a_flush_without_a_mount_sends_it(place: Path) -> None:
+    settings = config.Config(remote=str(place / "blobs"), budget_bytes=100_000_000, network_deadline_s=1.0)
+    config.save(place / "hasty.toml", settings)
+    arguments = ["--config", place / "hasty.toml", place / "data", place / "mnt"]
+    with foreground("mount", *arguments, mountpoint=place / "mnt") as mount:
+        (place / "blobs").rename(place / "away")
+        (place / "blobs").touch()  # no folder: the disk is not plugged in
+        (place / "mnt" / "x").write_bytes(os.urandom(3_000_000))
+        assert syncer("flush", place / "data", "--timeout", 1).returncode in (10, 23)
+        refused = syncer("umount", "--wait", place / "mnt")
+        assert (refused.returncode, "blobs is gone; connect" in refused.stderr) == (23, True), refused.stderr
+        assert is_mounted(place / "mnt")
+        outcome = syncer("umount", place / "mnt")
+        end = ENDED.fullmatch(mount.rest(expected_warning="blobs is gone"))
+        assert end and int(end[2]) >= 3_000_000, end
+        assert outcome.stdout == end[0], "umount and the mount itself tell the same"
+    before = json.loads(syncer("status", place / "data", "--json").stdout)
+    assert (before["mounted"], before["pending_upload_bytes"]) == (False, int(end[2]))
+    (place / "blobs").unlink()
+    (place / "away").rename(place / "blobs")
+    outcome = syncer("flush", place / "data", "--timeout", 30)
+    assert (outcome.returncode, outcome.stdout) == (0, "syncer: everything is on the remote\n"), outcome.stderr
+    outcome = syncer("status", place / "data", "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    after = json.loads(outcome.stdout)
+    assert after["pending_upload_bytes"] == 0
+    assert sum(path.stat().st_size for path in (place / "blobs").rglob("*") if path.is_file()) >= 3_000_000
+
+
+def test_umount_wait_uploads_first(place: Path) -> None:
+    with foreground(*first_time(place), mountpoint=place / "mnt") as mount:
+        (place / "mnt" / "x").write_bytes(os.urandom(3_000_000))
+        outcome = syncer("umount", "--wait", place / "mnt")
+        end = f"syncer: {place}/mnt is unmounted; 0 bytes wait for upload\n"
+        assert (outcome.returncode, outcome.stdout, mount.rest()) == (0, end, end), outcome.stderr
 
 
 def test_in_the_background_it_returns_when_usable_and_goes_on(place: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from syncer.config import Config
 from syncer.datadir import DataDirectory
 from tests.support.command import environment, syncer
 from tests.support.hung_mount import hung_mount
+from tests.support.mounted import cleared
 from tests.support.picture import picture
 
 USAGE, DATA, IN_USE, MOUNTPOINT, FUSE, REPOSITORY, NOT_MOUNTED, CONFIG = 2, 3, 4, 5, 6, 7, 8, 9
@@ -19,7 +21,7 @@ ROOT = os.geteuid() == 0
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path) -> Iterator[Path]:
     """A folder with an empty `mnt`, a used `data` of the remote `place/blobs`, and things that stand in the way."""
     (tmp_path / "mnt").mkdir()
     (tmp_path / "full").mkdir()
@@ -28,7 +30,8 @@ def place(tmp_path: Path) -> Path:
     with DataDirectory.open(tmp_path / "data") as directory:
         directory.database.write_bytes(b"")
         config.save(directory.config, Config(remote=str(tmp_path / "blobs"), budget_bytes=100_000_000))
-    return tmp_path
+    with cleared(tmp_path / "mnt"):  # should one of them not be refused
+        yield tmp_path
 
 
 def refused(place: Path, *arguments: object, extra: dict[str, str] | None = None) -> tuple[int, str]:

@@ -54,9 +54,12 @@ class Foreground:
         self.process.send_signal(number)
         return self.rest()
 
-    def rest(self) -> str:
-        out, complaint = self.process.communicate(timeout=DEADLINE_S)
-        assert (self.process.returncode, complaint) == (0, "")
+    def rest(self, expected_warning: str = "") -> str:
+        """What the mount still prints until it ends, with code 0; every warning must hold *expected_warning*."""
+        out, complaints = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, complaints
+        for line in complaints.splitlines():
+            assert expected_warning and expected_warning in line, complaints
         return out
 
 
