@@ -16,9 +16,11 @@ from syncer.blocks.pack import pack_key
 from syncer.errors import ObjectCorrupt
 from syncer.meta.importer import ImportedInode, Importer
 from syncer.meta.store import MetaStore
+from syncer.snapshots.extenttree import iter_extents
+from syncer.snapshots.nodes import Entry
 from syncer.snapshots.planter import LARGE_ENTRIES
 from syncer.snapshots.records import IndexRecord, SnapshotRecord, decode, parse_seq_key
-from syncer.snapshots.tree import Entry, iter_directory, iter_extents, load_root
+from syncer.snapshots.tree import iter_directory, load_root
 from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
 
 log = logging.getLogger(__name__)

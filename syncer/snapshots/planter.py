@@ -11,16 +11,9 @@ from syncer.blocks.codec import seal
 from syncer.blocks.pack import Pack, PackBuilder
 from syncer.meta.snapshottable import DirectoryTree
 from syncer.meta.treereader import TreeReader, TreeRow
-from syncer.snapshots.tree import (
-    EXTENTS_INLINE,
-    Entry,
-    Extent,
-    build_directory,
-    build_extents,
-    encode_root,
-    node_id,
-    update_directory,
-)
+from syncer.snapshots.extenttree import build_extents
+from syncer.snapshots.nodes import EXTENTS_INLINE, Entry, Extent
+from syncer.snapshots.tree import build_directory, build_root, update_directory
 from syncer.values import ROOT_INODE, TREE, BlockId, TreeId
 
 LARGE_ENTRIES = 2048
@@ -62,9 +55,7 @@ class Planter:
         for directory in _children_first(parents):
             self._trees[directory] = self._directory(directory)
         root = self._entry(self._reader.root(), self._trees[ROOT_INODE].id)
-        data = encode_root(root)
-        root_id = node_id(data)
-        self._emit(root_id, data)
+        root_id = build_root(root, self._emit)
         if len(self._builder):
             self._store(self._builder.finish())
         files, directories, logical_bytes, unique_bytes = self._reader.totals()

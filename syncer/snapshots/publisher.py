@@ -100,8 +100,7 @@ class Publisher:
         await self._sealer.seal_everything()
         # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
         self._meta.commit()
-        head = self._meta.snapshots.head()
-        if head is not None and not self._meta.snapshots.has_changes() and released == self.released:
+        if self._is_published(released):
             return
         generation = self._meta.snapshots.begin_generation()
         self._meta.commit()
@@ -121,6 +120,13 @@ class Publisher:
         self._meta.snapshots.published(generation, planted.trees)
         self._keep_nodes(planted)
         self.released = released
+
+    def _is_published(self, released: bool) -> bool:
+        """Whether our newest snapshot says it all. One of another peer does not speak for us."""
+        head = self._meta.snapshots.head()
+        if head is None or head.peer != self._meta.peer or released != self.released:
+            return False
+        return not self._meta.snapshots.has_changes()
 
     def _store_from_thread(self, pack: Pack) -> None:
         """Upload a pack of tree nodes; the building thread waits for it, so few are in memory at once.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from syncer.backends.base import Backend
-from syncer.errors import BackendError, ObjectMissing, WrongRepository
+from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import build_tree, learn_packs, newest_snapshots
 from syncer.snapshots.records import (
@@ -118,8 +118,12 @@ async def read_peers(backend: Backend) -> list[PeerRecord]:
     """Every peer of the repository. Raises: BackendError."""
     records = []
     async for info in backend.list("peers/"):
-        if parse_peer_key(info.key) is not None:
-            records.append(decode(await backend.get(info.key), PeerRecord))
+        peer = parse_peer_key(info.key)
+        if peer is not None:
+            record = decode(await backend.get(info.key), PeerRecord)
+            if record.peer != peer:
+                raise ObjectCorrupt(f"{info.key} is the record of another peer")
+            records.append(record)
     return records
 
 
@@ -147,7 +151,7 @@ async def check_writer(meta: MetaStore, backend: Backend) -> str | None:
 
 async def _join_existing(meta: MetaStore, backend: Backend, peers: list[PeerRecord], wish: Wish) -> Membership:
     writer = current_writer(peers)
-    snapshot = None if writer is None else await _newest_of(backend, writer)
+    snapshot = None if writer is None else await _newest_of(backend, peers, writer)
     if snapshot is None:
         meta.ensure_root(wish.uid, wish.gid)
     else:
@@ -155,7 +159,11 @@ async def _join_existing(meta: MetaStore, backend: Backend, peers: list[PeerReco
     meta.commit()
     if wish.read_only:
         return Membership(None)
-    if writer is not None and not wish.take_over and not (snapshot is not None and snapshot.released):
+    if writer is not None and writer.machine == meta.database.state_bytes("machine"):
+        meta.become(PeerId(writer.peer))  # we joined, and were stopped before we could note it
+        meta.commit()
+        return Membership(None)
+    if writer is not None and not wish.take_over and not _is_released(writer, snapshot):
         return Membership(f"{writer.host} writes to this repository; unmount it there, or give --take-over")
     await _become_peer(meta, backend, peers, writer, snapshot)
     return Membership(None)
@@ -178,12 +186,36 @@ async def _build(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) ->
     log.info("built from snapshot %d/%d of %s", *place, snapshot.host)
 
 
-async def _newest_of(backend: Backend, writer: PeerRecord) -> SnapshotRecord | None:
-    """The snapshot the repository is at: the writer's newest, or the one it began with."""
+def _is_released(writer: PeerRecord, snapshot: SnapshotRecord | None) -> bool:
+    """Whether the writer has put the repository down: it alone can, so what it began with does not count."""
+    return snapshot is not None and snapshot.released and snapshot.peer == writer.peer
+
+
+async def _newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerRecord) -> SnapshotRecord | None:
+    """The snapshot the repository is at: the writer's newest, or the one it began with. None when there is none.
+
+    A writer that published nothing may have followed one that published nothing either, and so on.
+    """
     newest = await newest_snapshots(backend)
-    seq = newest.get(PeerId(writer.peer))
-    place = (writer.peer, seq) if seq is not None else (writer.after[0] if writer.after else None)
-    return None if place is None or not place[1] else decode(await backend.get(snapshot_key(*place)), SnapshotRecord)
+    earlier = {record.peer: record for record in peers}
+    record: PeerRecord | None = writer
+    while record is not None:
+        earlier.pop(record.peer, None)  # a circle ends
+        peer, seq = record.peer, newest.get(PeerId(record.peer), 0)
+        if not seq and record.after:
+            peer, seq = record.after[0]
+        if seq:
+            return await _read_snapshot(backend, peer, seq)
+        record = earlier.get(peer)
+    return None
+
+
+async def _read_snapshot(backend: Backend, peer: int, seq: int) -> SnapshotRecord:
+    key = snapshot_key(peer, seq)
+    snapshot = decode(await backend.get(key), SnapshotRecord)
+    if (snapshot.peer, snapshot.seq) != (peer, seq):
+        raise ObjectCorrupt(f"{key} is another snapshot")
+    return snapshot
 
 
 async def _become_peer(
@@ -199,11 +231,12 @@ async def _become_peer(
     after: tuple[tuple[int, int], ...] = ()
     if writer is not None:
         after = ((writer.peer, snapshot.seq if snapshot is not None and snapshot.peer == writer.peer else 0),)
-    forced = writer is not None and not (snapshot is not None and snapshot.released)
+    forced = writer is not None and not _is_released(writer, snapshot)
     record = PeerRecord(VERSION, peer, machine, socket.gethostname(), time.time_ns(), after, forced)
+    meta.database.set_state("machine", machine)
+    meta.commit()  # before the put: if its answer is lost, we know our own record when we try again
     await backend.put(peer_key(peer), encode(record))
     if decode(await backend.get(peer_key(peer)), PeerRecord).machine != machine:
         raise WrongRepository("another machine joined the repository at the same moment", hint="try again")
-    meta.database.set_state("machine", machine)
     meta.become(peer)
     meta.commit()

@@ -1,378 +1,371 @@
-"""Trees: the canonical, immutable encoding of directories and of long extent lists. docs/format.md, "Trees".
+"""Directories as trees: built, changed, read and compared node by node. docs/format.md, "Trees".
 
-A directory is cut into leaf nodes after entries whose name's hash ends in zero bits, and lists of nodes likewise, so
-that a change rewrites one node a level and equal directories have equal ids, however they came to be. The same is done
-with the extents of big files, cut by block ids and addressed relative to their node, so that bytes inserted at the
-front of a file change only the nodes at its front.
+A directory's entries, sorted by name, are cut into leaves by the hashes of their names, the leaves into branches and
+so on (levels.py), so that a change rewrites one node a level and equal directories have equal ids, however they came
+to be.
 
-Pure: nodes come from a `load` function and go to an `emit` function. All sequences are sorted.
+Pure: nodes come from a `load` function and go to an `emit` function. What `load` raises comes out. A tree that breaks
+its own rules is ObjectCorrupt; entries that break the limits of nodes.py are ValueError.
 """
 
-import operator
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import msgspec
 from blake3 import blake3
 
 from syncer.errors import ObjectCorrupt
-from syncer.values import ID_BYTES, NAME_MAX_BYTES, TreeId
+from syncer.snapshots.levels import SHAPE, Levels, Shape, levels_ended
+from syncer.snapshots.nodes import (
+    VERSION,
+    XATTRS_A_NODE_BYTES,
+    XATTRS_INLINE_BYTES,
+    DirectoryBranch,
+    DirectoryLeaf,
+    Emit,
+    Entry,
+    Load,
+    NameChild,
+    Root,
+    XattrNode,
+    decode_node,
+    emit_node,
+)
+from syncer.values import TreeId
 
-VERSION = 1
-BITS_A_LEVEL = 8
-"""A node ends where this many bits of a hash are zero: 256 entries on average."""
-EXTENTS_INLINE = 64
-"""Files with more extents than this get a tree of their own for them."""
-EXTENTS_A_LEAF = 4096
-"""An extent leaf ends here at the latest: one block repeated for ever may never end it by its id."""
-NODE_MAX_BYTES = 8 * 1024 * 1024
-DEPTH_MAX = 12
-
-Load = Callable[[TreeId], bytes]
-Emit = Callable[[TreeId, bytes], None]
-
-# What is checked when a node is decoded: whatever a remote holds, the numbers fit the tables they go into.
-_Id = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
-_Name = Annotated[bytes, msgspec.Meta(max_length=NAME_MAX_BYTES)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
-_Time = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_Mode = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
-_Owner = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
-_Level = Annotated[int, msgspec.Meta(ge=1, le=64)]
+_Directory = DirectoryLeaf | DirectoryBranch
+_Levels = Levels[Entry, NameChild]
 
 
-class Extent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """*length* bytes of the file at *start* are those at *offset* of the block. In a leaf *start* is relative to it."""
-
-    start: _Count
-    length: _Positive
-    block: _Id
-    offset: _Count
+def boundary_level(name: bytes, shape: Shape = SHAPE) -> int:
+    """On how many levels nodes end after the entry *name*: 0 for most, 1 for one in 256."""
+    return levels_ended(blake3(name).digest(8), shape)
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A name with its inode. Times in nanoseconds; *target* of a symlink, *extents* of a file, *tree* of a directory
-    or of a file whose extents are a tree."""
-
-    name: _Name
-    inode: _Positive
-    mode: _Mode
-    uid: _Owner
-    gid: _Owner
-    mtime_ns: _Time
-    ctime_ns: _Time
-    nlink: _Positive
-    size: _Count
-    rdev: _Count
-    target: bytes | None
-    xattrs: tuple[tuple[bytes, bytes], ...]
-    extents: tuple[Extent, ...]
-    tree: _Id | None
+# --- building ---------------------------------------------------------------------------------------------------
 
 
-class DirectoryLeaf(msgspec.Struct, array_like=True, frozen=True, tag="dl", forbid_unknown_fields=True):
-    version: int
-    entries: tuple[Entry, ...]
+def build_directory(entries: Iterable[Entry], emit: Emit, shape: Shape = SHAPE) -> TreeId:
+    """Emit the nodes of a directory with these *entries* and return its tree.
+
+    Holds one unfinished node a level, so that directories of any length can be built from an iterator.
+
+    Raises:
+        ValueError: the entries are not sorted by name, or one breaks a limit.
+    """
+    levels = _levels(emit, shape)
+    before = b""
+    for entry in entries:
+        if entry.name <= before:
+            raise ValueError(f"{entry.name!r} comes after {before!r}: entries must be sorted and have names")
+        before = entry.name
+        levels.add(_without_long_xattrs(entry, emit), boundary_level(entry.name, shape))
+    found = levels.finish()
+    return emit_node(DirectoryLeaf(VERSION, ()), emit) if found is None else TreeId(found[1].tree)
 
 
-class NameChild(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A node below a branch: the last name in it, and how many entries."""
-
-    last_name: _Name
-    tree: _Id
-    count: _Count
+def _levels(emit: Emit, shape: Shape) -> _Levels:
+    return Levels(partial(_leaf, emit), partial(_branch, emit), shape)
 
 
-class DirectoryBranch(msgspec.Struct, array_like=True, frozen=True, tag="db", forbid_unknown_fields=True):
-    version: int
-    level: _Level
-    children: tuple[NameChild, ...]
+def _leaf(emit: Emit, entries: Sequence[Entry]) -> NameChild:
+    return NameChild(entries[-1].name, emit_node(DirectoryLeaf(VERSION, tuple(entries)), emit), len(entries))
 
 
-class ExtentLeaf(msgspec.Struct, array_like=True, frozen=True, tag="el", forbid_unknown_fields=True):
-    version: int
-    extents: tuple[Extent, ...]
+def _branch(emit: Emit, level: int, children: Sequence[NameChild]) -> NameChild:
+    tree = emit_node(DirectoryBranch(VERSION, level, tuple(children)), emit)
+    return NameChild(children[-1].last_name, tree, sum(child.count for child in children))
 
 
-class SpanChild(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A node below an extent branch: how many bytes of the file it spans, and how many extents."""
+def build_root(entry: Entry, emit: Emit) -> TreeId:
+    """Emit the root node of a snapshot: the root directory's own *entry*, without a name and with its tree.
 
-    span: _Count
-    tree: _Id
-    count: _Count
-
-
-class ExtentBranch(msgspec.Struct, array_like=True, frozen=True, tag="eb", forbid_unknown_fields=True):
-    version: int
-    level: _Level
-    children: tuple[SpanChild, ...]
+    Raises: ValueError: it breaks a limit.
+    """
+    return emit_node(Root(VERSION, _without_long_xattrs(entry, emit)), emit)
 
 
-class Root(msgspec.Struct, array_like=True, frozen=True, tag="ro", forbid_unknown_fields=True):
-    """The root of a snapshot: the root directory's own attributes (its name is empty) with its tree."""
-
-    version: int
-    entry: Entry
-
-
-Node = DirectoryLeaf | DirectoryBranch | ExtentLeaf | ExtentBranch | Root
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Node)
+def _without_long_xattrs(entry: Entry, emit: Emit) -> Entry:
+    """The entry as a node holds it. Long attributes become a chain of nodes, its end first."""
+    if not entry.xattrs or sum(len(name) + len(value) for name, value in entry.xattrs) <= XATTRS_INLINE_BYTES:
+        return entry
+    rest: TreeId | None = None
+    for chunk in reversed(list(_chunks(entry.xattrs))):
+        rest = emit_node(XattrNode(VERSION, chunk, rest), emit)
+    return msgspec.structs.replace(entry, xattrs=(), xattr_tree=rest)
 
 
-def node_id(data: bytes) -> TreeId:
-    return TreeId(blake3(data).digest())
+def _chunks(xattrs: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[tuple[bytes, bytes], ...]]:
+    chunk: list[tuple[bytes, bytes]] = []
+    size = 0
+    for name, value in xattrs:
+        chunk.append((name, value))
+        size += len(name) + len(value)
+        if size >= XATTRS_A_NODE_BYTES:
+            yield tuple(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield tuple(chunk)
 
 
-def decode_node(data: bytes) -> Node:
-    """Raises: ObjectCorrupt: it is no tree node of a version known here."""
-    if len(data) > NODE_MAX_BYTES:
-        raise ObjectCorrupt("a tree node is impossibly long")
-    try:
-        node: Node = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ObjectCorrupt(f"a tree node cannot be decoded: {error}") from error
-    if node.version != VERSION:
-        raise ObjectCorrupt(f"a tree node has version {node.version}, which this syncer does not know")
-    if isinstance(node, DirectoryLeaf):
-        _check_names([entry.name for entry in node.entries])
-    elif isinstance(node, DirectoryBranch):
-        _check_names([child.last_name for child in node.children])
+# --- changing ---------------------------------------------------------------------------------------------------
+
+
+def update_directory(
+    root: TreeId, changes: Mapping[bytes, Entry | None], load: Load, emit: Emit, shape: Shape = SHAPE
+) -> TreeId:
+    """The tree of the directory *root* with *changes*; None removes a name, and may name what is not there.
+
+    Loads the nodes on the way to a changed name, and neighbours as far as a cut has moved. Emits those that are new.
+    The result is what `build_directory` would give.
+
+    Raises:
+        ValueError: an entry breaks a limit or stands under another name than its own.
+    """
+    ordered = sorted(changes.items())
+    for name, entry in ordered:
+        if entry is not None and entry.name != name:
+            raise ValueError(f"the entry {entry.name!r} stands under {name!r}")
+    if not ordered:
+        return root
+    change = _Change(load, emit, shape)
+    change.merge(change.load(root), ordered)
+    return change.finish()
+
+
+_Changes = Sequence[tuple[bytes, Entry | None]]
+
+
+class _Change:
+    """One walk over an old tree that brings in changes, taking over what is between them."""
+
+    def __init__(self, load: Load, emit: Emit, shape: Shape) -> None:
+        self._load = load
+        self._emit = emit
+        self._shape = shape
+        self._levels = _levels(self._emit_new, shape)
+        self._loaded: set[TreeId] = set()
+        self._made: set[TreeId] = set()
+
+    def load(self, tree: TreeId) -> _Directory:
+        self._loaded.add(tree)
+        return _load_directory(tree, self._load)
+
+    def _emit_new(self, tree: TreeId, data: bytes) -> None:
+        self._made.add(tree)
+        if tree not in self._loaded:
+            self._emit(tree, data)
+
+    def merge(self, node: _Directory, changes: _Changes) -> None:
+        """Append what is below *node*, changed."""
+        if isinstance(node, DirectoryLeaf):
+            for entry in _merged(node.entries, changes):
+                stored = _without_long_xattrs(entry, self._emit_new)
+                self._levels.add(stored, boundary_level(entry.name, self._shape))
+            return
+        begin = 0
+        for child in node.children:
+            end = begin
+            while end < len(changes) and (changes[end][0] <= child.last_name or child is node.children[-1]):
+                end += 1
+            self._merge_child(node.level, child, changes[begin:end])
+            begin = end
+
+    def _merge_child(self, level: int, child: NameChild, changes: _Changes) -> None:
+        if not changes and self._levels.can_take(level):
+            self._levels.take(level, child, boundary_level(child.last_name, self._shape))
+        else:
+            self._loaded.add(TreeId(child.tree))
+            self.merge(_load_child(level, child, self._load), changes)
+
+    def finish(self) -> TreeId:
+        found = self._levels.finish()
+        if found is None:
+            return emit_node(DirectoryLeaf(VERSION, ()), self._emit_new)
+        level, child = found
+        while level > 1 and TreeId(child.tree) not in self._made:  # no root has a single child, but what was taken may
+            node = _load_child(level - 1, child, self._load)
+            if isinstance(node, DirectoryLeaf) or len(node.children) > 1:
+                break
+            level, child = level - 1, node.children[0]
+        return TreeId(child.tree)
+
+
+def _merged(entries: Sequence[Entry], changes: _Changes) -> Iterable[Entry]:
+    """*entries* with *changes*, both sorted, sorted."""
+    if not changes:
+        return entries
+    merged = {entry.name: entry for entry in entries}
+    for name, entry in changes:
+        if entry is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = entry
+    return (merged[name] for name in sorted(merged))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def _load_directory(tree: TreeId, load: Load) -> _Directory:
+    node = decode_node(load(tree))
+    if not isinstance(node, DirectoryLeaf | DirectoryBranch):
+        raise ObjectCorrupt("a directory's tree has a node of another kind in it")
     return node
 
 
-def _check_names(names: Sequence[bytes]) -> None:
-    """Raises: ObjectCorrupt: they are not sorted, or no directory can hold them."""
-    joined = b"".join(names)
-    if b"/" in joined or b"\0" in joined or not {b"", b".", b".."}.isdisjoint(names):
-        raise ObjectCorrupt("a directory's tree has an impossible name in it")
-    if not all(map(operator.lt, names, names[1:])):
-        raise ObjectCorrupt("a directory's tree is not in the order of its names")
-
-
-def _emit(node: Node, emit: Emit) -> TreeId:
-    data = _encoder.encode(node)
-    tree = node_id(data)
-    emit(tree, data)
-    return tree
-
-
-def _levels(digest: bytes) -> int:
-    """How many levels of nodes end after something with this hash."""
-    value = int.from_bytes(digest[:8], "little")
-    return 64 // BITS_A_LEVEL if not value else ((value & -value).bit_length() - 1) // BITS_A_LEVEL
-
-
-def boundary_level(name: bytes) -> int:
-    """How many levels of nodes end after the entry *name*: 0 for most, 1 for one in 256."""
-    return _levels(blake3(name).digest(8))
-
-
-# --- directories ------------------------------------------------------------------------------------------------
-
-
-def build_directory(entries: Iterable[Entry], emit: Emit) -> TreeId:
-    """Emit the nodes of a directory with these *entries*, sorted by name, and return its tree."""
-    return _join_leaves(list(_leaves(entries, emit)), emit)
-
-
-def _leaves(entries: Iterable[Entry], emit: Emit) -> Iterator[NameChild]:
-    group: list[Entry] = []
-    for entry in entries:
-        group.append(entry)
-        if boundary_level(entry.name):
-            yield _leaf(group, emit)
-            group = []
-    if group:
-        yield _leaf(group, emit)
-
-
-def _leaf(group: Sequence[Entry], emit: Emit) -> NameChild:
-    return NameChild(group[-1].name, _emit(DirectoryLeaf(VERSION, tuple(group)), emit), len(group))
-
-
-def _join_leaves(children: list[NameChild], emit: Emit) -> TreeId:
-    """The root above a list of leaves."""
-    if not children:
-        return _emit(DirectoryLeaf(VERSION, ()), emit)
-    level = 1
-    while len(children) > 1:
-        above: list[NameChild] = []
-        group: list[NameChild] = []
-        for child in children:
-            group.append(child)
-            if boundary_level(child.last_name) > level:
-                above.append(_branch(level, group, emit))
-                group = []
-        if group:
-            above.append(_branch(level, group, emit))
-        children, level = above, level + 1
-    return TreeId(children[0].tree)
-
-
-def _branch(level: int, group: Sequence[NameChild], emit: Emit) -> NameChild:
-    tree = _emit(DirectoryBranch(VERSION, level, tuple(group)), emit)
-    return NameChild(group[-1].last_name, tree, sum(child.count for child in group))
-
-
-def update_directory(root: TreeId, changes: Mapping[bytes, Entry | None], load: Load, emit: Emit) -> TreeId:
-    """The tree of the directory *root* with *changes* (None removes a name).
-
-    Loads and emits only what is on the way to a changed name; the result is what `build_directory` would give.
-    """
-    leaves = list(_leaf_refs(root, load))
-    by_leaf: dict[int, dict[bytes, Entry | None]] = {}
-    last_names = [leaf.last_name for leaf in leaves]
-    for name, entry in changes.items():
-        index = min(bisect_left(last_names, name), max(0, len(leaves) - 1))
-        by_leaf.setdefault(index, {})[name] = entry
-    result: list[NameChild] = []
-    carried: list[Entry] = []
-    for index, leaf in enumerate(leaves):
-        here = by_leaf.get(index)
-        if here is None and not carried:
-            result.append(leaf)
-            continue
-        merged = {entry.name: entry for entry in _leaf_entries(TreeId(leaf.tree), load)}
-        for name, entry in (here or {}).items():
-            if entry is None:
-                merged.pop(name, None)
-            else:
-                merged[name] = entry
-        ordered = carried + [merged[name] for name in sorted(merged)]
-        complete = _complete_part(ordered)
-        result.extend(_leaves(ordered[:complete], emit))
-        carried = ordered[complete:]
-    if not leaves:
-        carried = [entry for _, entry in sorted(changes.items()) if entry is not None]
-    result.extend(_leaves(carried, emit))
-    return _join_leaves(result, emit)
-
-
-def _complete_part(entries: Sequence[Entry]) -> int:
-    """How many of *entries* belong to leaves that end among them."""
-    for count in range(len(entries), 0, -1):
-        if boundary_level(entries[count - 1].name):
-            return count
-    return 0
-
-
-def _leaf_refs(root: TreeId, load: Load, depth: int = 0) -> Iterator[NameChild]:
-    node = decode_node(load(root))
-    if isinstance(node, DirectoryLeaf):
-        if node.entries:
-            yield NameChild(node.entries[-1].name, root, len(node.entries))
-        return
-    for child in _name_children(node, depth):
-        if isinstance(node, DirectoryBranch) and node.level == 1:
-            yield child
-        else:
-            yield from _leaf_refs(TreeId(child.tree), load, depth + 1)
-
-
-def _name_children(node: Node, depth: int) -> tuple[NameChild, ...]:
-    if not isinstance(node, DirectoryBranch) or depth > DEPTH_MAX:
-        raise ObjectCorrupt("a directory's tree has a node of another kind in it, or no end")
-    return node.children
-
-
-def _leaf_entries(tree: TreeId, load: Load) -> tuple[Entry, ...]:
-    node = decode_node(load(tree))
-    if not isinstance(node, DirectoryLeaf):
-        raise ObjectCorrupt("a directory's tree has a node of another kind in it")
-    return node.entries
-
-
-def iter_directory(root: TreeId, load: Load, after: bytes | None = None) -> Iterator[Entry]:
-    """The entries of a directory in the order of their names, those behind *after* if it is given."""
-    for leaf in _leaf_refs(root, load):
-        if after is None or leaf.last_name > after:
-            for entry in _leaf_entries(TreeId(leaf.tree), load):
-                if after is None or entry.name > after:
-                    yield entry
-
-
-def find_entry(root: TreeId, name: bytes, load: Load) -> Entry | None:
-    """The entry *name*, loading one node a level."""
-    tree = root
-    for _ in range(DEPTH_MAX):
-        node = decode_node(load(tree))
-        if isinstance(node, DirectoryLeaf):
-            return next((entry for entry in node.entries if entry.name == name), None)
-        child = next((child for child in _name_children(node, 0) if child.last_name >= name), None)
-        if child is None:
-            return None
-        tree = TreeId(child.tree)
-    raise ObjectCorrupt("a directory's tree has no end")
-
-
-# --- extents ----------------------------------------------------------------------------------------------------
-
-
-def build_extents(extents: Iterable[Extent], emit: Emit) -> TreeId:
-    """Emit the nodes for the extents of a file, in order, and return their tree."""
-    children: list[tuple[SpanChild, int]] = []
-    group: list[Extent] = []
-    base = 0
-    for extent in extents:
-        group.append(Extent(extent.start - base, extent.length, extent.block, extent.offset))
-        levels = _levels(extent.block)
-        if levels or len(group) >= EXTENTS_A_LEAF:
-            children.append((_extent_leaf(group, emit), levels))
-            base, group = extent.start + extent.length, []
-    if group or not children:
-        children.append((_extent_leaf(group, emit), 0))
-    level = 1
-    while len(children) > 1:
-        children, level = _extent_branches(children, level, emit), level + 1
-    return TreeId(children[0][0].tree)
-
-
-def _extent_leaf(group: Sequence[Extent], emit: Emit) -> SpanChild:
-    span = group[-1].start + group[-1].length if group else 0
-    return SpanChild(span, _emit(ExtentLeaf(VERSION, tuple(group)), emit), len(group))
-
-
-def _extent_branches(children: list[tuple[SpanChild, int]], level: int, emit: Emit) -> list[tuple[SpanChild, int]]:
-    above: list[tuple[SpanChild, int]] = []
-    group: list[SpanChild] = []
-    for position, (child, levels) in enumerate(children):
-        group.append(child)
-        if levels > level or len(group) >= EXTENTS_A_LEAF or position + 1 == len(children):
-            tree = _emit(ExtentBranch(VERSION, level, tuple(group)), emit)
-            span, count = sum(part.span for part in group), sum(part.count for part in group)
-            above.append((SpanChild(span, tree, count), levels))
-            group = []
-    return above
-
-
-def iter_extents(root: TreeId, load: Load, base: int = 0, depth: int = 0) -> Iterator[Extent]:
-    """All extents of a file, with absolute starts.
+def _load_child(level: int, child: NameChild, load: Load) -> _Directory:
+    """The node that is *child* of a branch of *level*, which must be as the branch says.
 
     Raises: ObjectCorrupt.
     """
-    node = decode_node(load(root))
-    if isinstance(node, ExtentLeaf):
-        for extent in node.extents:
-            yield Extent(base + extent.start, extent.length, extent.block, extent.offset)
-    elif isinstance(node, ExtentBranch) and depth <= DEPTH_MAX:
-        for child in node.children:
-            yield from iter_extents(TreeId(child.tree), load, base, depth + 1)
-            base += child.span
+    node = _load_directory(TreeId(child.tree), load)
+    if isinstance(node, DirectoryLeaf):
+        below, last = 0, node.entries[-1].name if node.entries else b""
+        count = len(node.entries)
     else:
-        raise ObjectCorrupt("an extent tree has a node of another kind in it, or no end")
+        below, last = node.level, node.children[-1].last_name
+        count = sum(part.count for part in node.children)
+    if (below, last, count) != (level - 1, child.last_name, child.count):
+        raise ObjectCorrupt("a node of a directory's tree is not what the node above says")
+    return node
 
 
-def encode_root(entry: Entry) -> bytes:
-    """The root node of a snapshot."""
-    return _encoder.encode(Root(VERSION, entry))
+def iter_directory(root: TreeId, load: Load, after: bytes | None = None) -> Iterator[Entry]:
+    """The entries of a directory in the order of their names, only those behind *after* if it is given.
+
+    Loads each node when its first entry is asked for, and none that ends at or before *after*.
+    """
+    start = after or b""
+    waiting: list[tuple[int, NameChild]] = []
+    node = _load_directory(root, load)
+    while True:
+        if isinstance(node, DirectoryLeaf):
+            for entry in node.entries:
+                if entry.name > start:
+                    yield _with_long_xattrs(entry, load)
+        else:
+            level = node.level
+            waiting.extend((level, child) for child in reversed(node.children) if child.last_name > start)
+        if not waiting:
+            return
+        node = _load_child(*waiting.pop(), load)
+
+
+def find_entry(root: TreeId, name: bytes, load: Load) -> Entry | None:
+    """The entry *name*, None when there is none. Loads one node a level."""
+    node = _load_directory(root, load)
+    while isinstance(node, DirectoryBranch):
+        child = next((child for child in node.children if child.last_name >= name), None)
+        if child is None:
+            return None
+        node = _load_child(node.level, child, load)
+    found = next((entry for entry in node.entries if entry.name == name), None)
+    return None if found is None else _with_long_xattrs(found, load)
 
 
 def load_root(root: TreeId, load: Load) -> Entry:
-    """The root directory of a snapshot. Raises: ObjectCorrupt."""
+    """The root directory's own entry in a snapshot.
+
+    Raises: ObjectCorrupt: it is no root of a snapshot.
+    """
     node = decode_node(load(root))
     if not isinstance(node, Root):
         raise ObjectCorrupt("a snapshot's root is no root")
-    return node.entry
+    return _with_long_xattrs(node.entry, load)
+
+
+def _with_long_xattrs(entry: Entry, load: Load) -> Entry:
+    """The entry as it was given, its long attributes fetched."""
+    if entry.xattr_tree is None:
+        return entry
+    xattrs: list[tuple[bytes, bytes]] = list(entry.xattrs)
+    rest: bytes | None = entry.xattr_tree
+    while rest is not None:
+        node = decode_node(load(TreeId(rest)))
+        if not isinstance(node, XattrNode):
+            raise ObjectCorrupt("a chain of extended attributes has a node of another kind in it")
+        xattrs.extend(node.xattrs)
+        rest = node.rest
+    return msgspec.structs.replace(entry, xattrs=tuple(xattrs), xattr_tree=None)
+
+
+# --- comparing --------------------------------------------------------------------------------------------------
+
+
+def diff_directory(a: TreeId, b: TreeId, load: Load) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
+    """Each name whose entry differs between the directories *a* and *b*: (name, entry in a, entry in b), sorted.
+
+    Loads only nodes that are not in both, and a few of their neighbours.
+    """
+    if a == b:
+        return
+    old, new = _Front(a, load), _Front(b, load)
+    while True:
+        _skip_equal(old, new)
+        before, after = old.entry(), new.entry()
+        if before is None and after is None:
+            return
+        name = min(entry.name for entry in (before, after) if entry is not None)
+        before = before if before is not None and before.name == name else None
+        after = after if after is not None and after.name == name else None
+        if before is not None:
+            old.drop()
+        if after is not None:
+            new.drop()
+        if before != after:
+            yield (
+                name,
+                None if before is None else _with_long_xattrs(before, load),
+                None if after is None else _with_long_xattrs(after, load),
+            )
+
+
+class _Front:
+    """A place on the way through a directory's entries: what is still ahead, its nodes opened as needed."""
+
+    def __init__(self, root: TreeId, load: Load) -> None:
+        self._load = load
+        self._ahead: list[Entry | tuple[int, NameChild]] = []
+        """The next last: entries, and nodes not opened yet with the level of the branch they are children of."""
+        self._open(_load_directory(root, load))
+
+    def _open(self, node: _Directory) -> None:
+        if isinstance(node, DirectoryLeaf):
+            self._ahead.extend(reversed(node.entries))
+        else:
+            self._ahead.extend((node.level, child) for child in reversed(node.children))
+
+    def node(self) -> tuple[int, NameChild] | None:
+        """The node that comes next, if a node does."""
+        return self._ahead[-1] if self._ahead and isinstance(self._ahead[-1], tuple) else None
+
+    def open(self) -> None:
+        """Replace the next node by what is in it."""
+        head = self._ahead.pop()
+        assert isinstance(head, tuple)
+        self._open(_load_child(*head, self._load))
+
+    def drop(self) -> None:
+        """Go past what comes next."""
+        self._ahead.pop()
+
+    def entry(self) -> Entry | None:
+        """The next entry, opening the nodes before it; None at the end."""
+        while self.node() is not None:
+            self.open()
+        head = self._ahead[-1] if self._ahead else None
+        assert not isinstance(head, tuple)
+        return head
+
+
+def _skip_equal(old: _Front, new: _Front) -> None:
+    """Go past equal nodes for as long as both have a node next, opening the higher of two that differ."""
+    while (a := old.node()) is not None and (b := new.node()) is not None:
+        if a[1].tree == b[1].tree:
+            old.drop()
+            new.drop()
+        elif a[0] >= b[0]:
+            old.open()
+        else:
+            new.open()
