@@ -196,18 +196,14 @@ async def _newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerReco
 
     A writer that published nothing may have followed one that published nothing either, and so on.
     """
-    newest = await newest_snapshots(backend)
-    earlier = {record.peer: record for record in peers}
-    record: PeerRecord | None = writer
-    while record is not None:
-        earlier.pop(record.peer, None)  # a circle ends
-        peer, seq = record.peer, newest.get(PeerId(record.peer), 0)
-        if not seq and record.after:
-            peer, seq = record.after[0]
-        if seq:
-            return await _read_snapshot(backend, peer, seq)
-        record = earlier.get(peer)
-    return None
+    known = {record.peer: record for record in peers}
+    place = writer.peer, (await newest_snapshots(backend)).get(PeerId(writer.peer), 0)
+    while not place[1]:
+        record = known.pop(place[0], None)  # popped, so that a circle ends
+        if record is None or not record.after:
+            return None
+        place = record.after[0]
+    return await _read_snapshot(backend, *place)
 
 
 async def _read_snapshot(backend: Backend, peer: int, seq: int) -> SnapshotRecord:
