@@ -147,7 +147,7 @@ class _Service:
             pyfuse3.terminate()
 
     async def watch_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self.stop()

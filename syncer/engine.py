@@ -7,7 +7,7 @@ everything down cleanly. `app.py` adds the mount; tests and offline commands use
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,13 +151,23 @@ class Engine:
         self.meta.commit()
         if self.meta.replayed or erased:
             log.info("recovered: %d operations replayed, %d deleted files erased", self.meta.replayed, erased)
-        nursery.start_soon(self._commit_loop)
-        nursery.start_soon(self._checkpoint_loop)
+        tasks = [self._commit_loop, self._checkpoint_loop]
         if not self.read_only:
-            nursery.start_soon(self.sealer.run)
-            nursery.start_soon(self.uploader.run)
+            tasks += [self.sealer.run, self.uploader.run]
         if publishing and not self.read_only:
-            nursery.start_soon(self.publisher.run)
+            tasks.append(self.publisher.run)
+        for task in tasks:
+            nursery.start_soon(self._keep_running, task)
+
+    async def _keep_running(self, task: Callable[[], Awaitable[None]]) -> None:
+        """A defect in one task must not take the mount away from its users: log it and begin the task anew."""
+        while True:
+            try:
+                await task()
+                return
+            except Exception:  # whatever it is
+                log.exception("a task failed unexpectedly and is started again")
+                await trio.sleep(TROUBLE_S)
 
     @property
     def remote_ok(self) -> bool | None:

@@ -25,6 +25,8 @@ RANGE_BYTES = 4 * 1024 * 1024
 """One request asks for about this much at most."""
 GAP_BYTES = 64 * 1024
 """Bytes nobody asked for that are worth fetching to join two ranges."""
+REMEMBER_S = 1.0
+"""How long a failed fetch answers for the next one."""
 NEIGHBOUR_BYTES = 512 * 1024
 """A small block brings its small neighbours in the pack along, up to this much: they were written together."""
 
@@ -89,6 +91,8 @@ class Fetcher:
         self._nursery = nursery
         self._flights: dict[int, _Flight] = {}
         self._slots = trio.CapacityLimiter(max(1, backend.parallelism))
+        self._failures: dict[int, tuple[float, SyncerError]] = {}
+        """Blocks that could not be had a moment ago, with when and why."""
         self.fetched_bytes = 0
         self.remote_ok: bool | None = None
 
@@ -98,6 +102,7 @@ class Fetcher:
         Raises:
             SyncerError: the first that could not be had, and why; DeadlinePassed after *deadline_s*.
         """
+        self._raise_recent(numbers)
         flights = self.start(numbers, deadline_s)
         with trio.move_on_after(deadline_s) as scope:
             for flight in flights:
@@ -107,6 +112,14 @@ class Fetcher:
         for flight in flights:
             if flight.error is not None:
                 raise flight.error
+
+    def _raise_recent(self, numbers: Sequence[int]) -> None:
+        """Fail at once for what has just failed: the kernel asks a second time after its read-ahead got an error."""
+        now = trio.current_time()
+        self._failures = {n: failure for n, failure in self._failures.items() if now - failure[0] < REMEMBER_S}
+        for number in numbers:
+            if number in self._failures and number not in self._flights:
+                raise self._failures[number][1]
 
     def start(self, numbers: Sequence[int], deadline_s: float) -> list[_Flight]:
         """Begin to fetch what is not cached and not on its way; returns the flights of all that is not here."""
@@ -162,6 +175,7 @@ class Fetcher:
             if flight is not None:
                 flight.error = error
                 flight.done.set()
+                self._failures[block.number] = (trio.current_time(), error)
 
     async def _fetch_range(self, item: Range) -> None:
         data = await self._backend.get(pack_key(item.pack), item.offset, item.length)
