@@ -104,32 +104,22 @@ def scale() -> Scale:
     return LONG_SCALE if LONG else SHORT_SCALE
 
 
-@pytest.fixture(scope="session")
-def server_of() -> Iterator[Callable[[str], Server]]:
-    """One server of each kind, started when first asked for."""
-    running: dict[str, Server] = {}
-    with contextlib.ExitStack() as stack:
-
-        def get(kind: str) -> Server:
-            if kind not in running:
-                running[kind] = stack.enter_context(SERVERS[kind]())
-            return running[kind]
-
-        yield get
+MakeRemote = Callable[..., Remote]
 
 
 @pytest.fixture
-def remote_of(server_of: Callable[[str], Server], place: Path) -> Callable[[str], Remote]:
-    """Makes an empty remote of a kind."""
+def remote_of(request: pytest.FixtureRequest, place: Path) -> Iterator[MakeRemote]:
+    """Makes an empty remote of a kind; with *own*, on a server that no other test uses, so that it may be stopped."""
+    with contextlib.ExitStack() as stack:
 
-    def make(kind: str) -> Remote:
-        if kind == "folder":
-            (place / "blobs").mkdir()
-            return Remote(kind, str(place / "blobs"))
-        server = server_of(kind)
-        return Remote(kind, server.url(place.name), server.environment, server)
+        def make(kind: str, *, own: bool = False) -> Remote:
+            if kind == "folder":
+                (place / "blobs").mkdir()
+                return Remote(kind, str(place / "blobs"))
+            server = stack.enter_context(SERVERS[kind]()) if own else request.getfixturevalue(f"{kind}_server")
+            return Remote(kind, server.url(place.name), server.environment, server)
 
-    return make
+        yield make
 
 
 @pytest.fixture

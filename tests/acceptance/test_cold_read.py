@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Remote, Scale, s3_client
+from tests.acceptance.conftest import MakeRemote, Scale, s3_client
 from tests.support.mount import Mount
 from tests.support.servers import S3Server, SshServer
 
@@ -61,7 +61,7 @@ def _read_exactly(path: Path, size: int) -> None:
     assert read_through(path) == size
 
 
-def test_over_ssh_beside_sshfs(place: Path, remote_of: Callable[[str], Remote], scale: Scale) -> None:
+def test_over_ssh_beside_sshfs(place: Path, remote_of: MakeRemote, scale: Scale) -> None:
     if shutil.which("sshfs") is None:
         pytest.skip("sshfs, the tool to compare with, is not installed")
     remote = remote_of("ssh")
@@ -88,7 +88,7 @@ def _sshfs_pass(server: SshServer, mountpoint: Path, size: int) -> float:
         subprocess.run(["fusermount3", "-u", "-z", mountpoint], check=True, timeout=30)
 
 
-def test_over_s3_beside_boto3(place: Path, remote_of: Callable[[str], Remote], scale: Scale) -> None:
+def test_over_s3_beside_boto3(place: Path, remote_of: MakeRemote, scale: Scale) -> None:
     remote = remote_of("s3")
     server = remote.server
     assert isinstance(server, S3Server)

@@ -1,19 +1,18 @@
 """A tree larger than the budget is read again and again: always the same bytes, however often they had to leave."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Remote, Scale
+from tests.acceptance.conftest import MakeRemote, Scale
 from tests.support.collection import differences, manifest, write_media
 from tests.support.mount import Mount
 
 pytestmark = pytest.mark.slow
 
 
-def test_reading_twice_through_a_small_budget(place: Path, remote_of: Callable[[str], Remote], scale: Scale) -> None:
+def test_reading_twice_through_a_small_budget(place: Path, remote_of: MakeRemote, scale: Scale) -> None:
     remote = remote_of("folder")
     with Mount(place, remote.url, scale.megabytes, lifetime_s=scale.lifetime_s) as mount:
         mount.start()
@@ -47,7 +46,7 @@ def test_reading_twice_through_a_small_budget(place: Path, remote_of: Callable[[
         mount.finish()
 
 
-def test_large_files_larger_than_the_budget(place: Path, remote_of: Callable[[str], Remote]) -> None:
+def test_large_files_larger_than_the_budget(place: Path, remote_of: MakeRemote) -> None:
     """One file alone exceeds the budget, being written and being read."""
     size, part = 100_000_000, 1_000_000
     with Mount(place, remote_of("folder").url, 64) as mount:

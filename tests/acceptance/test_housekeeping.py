@@ -1,13 +1,12 @@
 """The log and the version, as a user meets them."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from syncer.datadir import LOG_FILE_BYTES, LOG_FILES
-from tests.acceptance.conftest import Remote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.command import syncer
 from tests.support.mount import Mount
 
@@ -22,7 +21,7 @@ def test_the_version() -> None:
     assert re.fullmatch(r"syncer \d+\.\d+\.\d+\S*\n", outcome.stdout)
 
 
-def test_the_log_says_what_happened_and_stays_small(place: Path, remote_of: Callable[[str], Remote]) -> None:
+def test_the_log_says_what_happened_and_stays_small(place: Path, remote_of: MakeRemote) -> None:
     with Mount(place, remote_of("folder").url, 64) as mount:
         mount.start()
         mount.stop()
@@ -44,7 +43,7 @@ def test_the_log_says_what_happened_and_stays_small(place: Path, remote_of: Call
 
 
 @pytest.mark.parametrize(("level", "lines"), [("debug", True), ("warning", False)])
-def test_the_log_level(level: str, lines: bool, place: Path, remote_of: Callable[[str], Remote]) -> None:
+def test_the_log_level(level: str, lines: bool, place: Path, remote_of: MakeRemote) -> None:
     with Mount(place, remote_of("folder").url, 64, upload_delay_s=1.0) as mount:
         mount.start("--log-level", level)
         (mount.path / "x").write_bytes(bytes(range(256)) * 1000)

@@ -4,12 +4,11 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Remote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.mount import Mount, forget_pages
 from tests.support.mounted import wait_until
 
@@ -35,8 +34,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "manner"), CASES)
-def test_without_the_remote(kind: str, manner: str, place: Path, remote_of: Callable[[str], Remote]) -> None:
-    remote = remote_of(kind)
+def test_without_the_remote(kind: str, manner: str, place: Path, remote_of: MakeRemote) -> None:
+    remote = remote_of(kind, own=True)
     old, new = random.Random(1).randbytes(40_000_000), random.Random(2).randbytes(40_000_000)
     with Mount(
         place, remote.url, 64, extra=remote.environment, network_deadline_s=DEADLINE_S, upload_delay_s=1.0
@@ -113,8 +112,8 @@ def _service_returns(mount: Mount, old: bytes) -> None:
     assert mount.status()["remote_ok"] is True
 
 
-def test_no_network_at_mount_time_is_no_reason_not_to_mount(place: Path, remote_of: Callable[[str], Remote]) -> None:
-    remote = remote_of("ssh")
+def test_no_network_at_mount_time_is_no_reason_not_to_mount(place: Path, remote_of: MakeRemote) -> None:
+    remote = remote_of("ssh", own=True)
     with Mount(place, remote.url, 64, extra=remote.environment, network_deadline_s=DEADLINE_S) as mount:
         mount.start()
         (mount.path / "x").write_bytes(b"kept")

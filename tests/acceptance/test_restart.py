@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Collection, Remote, Scale
+from tests.acceptance.conftest import Collection, MakeRemote, Scale
 from tests.support.collection import differences, manifest
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
@@ -48,7 +47,7 @@ def finish_copy(collection: Collection, mount: Mount, timeout_s: float) -> None:
 
 
 def test_sigterm_in_the_middle_of_a_copy(
-    place: Path, remote_of: Callable[[str], Remote], collection: Collection, scale: Scale
+    place: Path, remote_of: MakeRemote, collection: Collection, scale: Scale
 ) -> None:
     with Mount(place, remote_of("folder").url, scale.megabytes, lifetime_s=scale.lifetime_s) as mount:
         mount.start()
@@ -67,7 +66,7 @@ def test_sigterm_in_the_middle_of_a_copy(
 
 @pytest.mark.parametrize("share", [0.15, 0.6])
 def test_kill_in_the_middle_of_a_copy(
-    share: float, place: Path, remote_of: Callable[[str], Remote], collection: Collection, scale: Scale
+    share: float, place: Path, remote_of: MakeRemote, collection: Collection, scale: Scale
 ) -> None:
     with Mount(place, remote_of("folder").url, scale.megabytes, lifetime_s=scale.lifetime_s) as mount:
         mount.start()

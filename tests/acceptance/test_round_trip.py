@@ -1,11 +1,10 @@
 """A collection far larger than the budget goes in, DATA is lost, and everything comes back from the remote alone."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import KINDS, Collection, Remote, Scale
+from tests.acceptance.conftest import KINDS, Collection, MakeRemote, Scale
 from tests.support.collection import copy, differences, manifest
 from tests.support.mount import Mount
 
@@ -14,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_comes_back_from_the_remote_alone(
-    kind: str, remote_of: Callable[[str], Remote], place: Path, collection: Collection, scale: Scale
+    kind: str, remote_of: MakeRemote, place: Path, collection: Collection, scale: Scale
 ) -> None:
     remote = remote_of(kind)
     with Mount(place, remote.url, scale.megabytes, extra=remote.environment, lifetime_s=scale.lifetime_s) as mount:

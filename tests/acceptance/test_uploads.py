@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, Remote, Scale
+from tests.acceptance.conftest import LONG, MakeRemote, Scale
 from tests.support.collection import digest
 from tests.support.mount import Mount, forget_pages
 
@@ -19,7 +19,7 @@ HEADER_BYTES = 4096
 
 
 @pytest.fixture
-def mount(place: Path, remote_of: Callable[[str], Remote], scale: Scale) -> Iterator[Mount]:
+def mount(place: Path, remote_of: MakeRemote, scale: Scale) -> Iterator[Mount]:
     """A mount with room for three large files."""
     megabytes = 3 * scale.large_file_bytes // 1_000_000 + 20
     with Mount(place, remote_of("folder").url, megabytes, lifetime_s=scale.lifetime_s) as mount:
@@ -95,9 +95,9 @@ def test_an_edit_in_the_middle_of_a_file_that_is_here(mount: Mount, scale: Scale
 
 @pytest.mark.parametrize("kind", ["folder", "ssh"])
 def test_an_edit_in_a_file_that_is_evicted_while_the_remote_is_gone(
-    kind: str, place: Path, remote_of: Callable[[str], Remote], scale: Scale
+    kind: str, place: Path, remote_of: MakeRemote, scale: Scale
 ) -> None:
-    remote = remote_of(kind)
+    remote = remote_of(kind, own=True)
     data = bytearray(random.Random(6).randbytes(40_000_000))
     with Mount(place, remote.url, 64, extra=remote.environment, network_deadline_s=5.0) as mount:
         mount.start()
@@ -127,7 +127,7 @@ def test_an_edit_in_a_file_that_is_evicted_while_the_remote_is_gone(
 
 
 @pytest.mark.parametrize("kind", ["s3", "folder"])
-def test_small_files_share_objects(kind: str, place: Path, remote_of: Callable[[str], Remote]) -> None:
+def test_small_files_share_objects(kind: str, place: Path, remote_of: MakeRemote) -> None:
     remote = remote_of(kind)
     chance = random.Random(9)
     with Mount(place, remote.url, 64, extra=remote.environment) as mount:
