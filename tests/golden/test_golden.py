@@ -9,24 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 from blake3 import blake3
 
 from syncer.blocks.codec import PLAIN, ZSTD, block_id, open_sealed, seal
 from syncer.blocks.pack import PackBuilder, pack_key, read_list
-from syncer.snapshots.records import (
-    Format,
-    IndexRecord,
-    PackListing,
-    PeerRecord,
-    SnapshotRecord,
-    decode,
-    decode_format,
-    encode,
-    encode_format,
-)
-from syncer.snapshots.tree import (
+from syncer.snapshots.nodes import (
     DirectoryBranch,
     DirectoryLeaf,
     Entry,
@@ -37,7 +25,20 @@ from syncer.snapshots.tree import (
     Node,
     Root,
     SpanChild,
+    XattrNode,
     decode_node,
+    encode_node,
+)
+from syncer.snapshots.records import (
+    Format,
+    IndexRecord,
+    PackListing,
+    PeerRecord,
+    SnapshotRecord,
+    decode,
+    decode_format,
+    encode,
+    encode_format,
 )
 from syncer.values import CONTENT, TREE, BlockId, PackId
 
@@ -67,7 +68,11 @@ LINK = Entry(
 )
 DEVICE = Entry(*(b"null", 9, 0o020666, 0, 0, 0, 0, 1, 0, 259, None), xattrs=(), extents=(), tree=None)
 FOLDER_ENTRY = Entry(
-    *(b"photos", 10, 0o042775, 0, 100, TIME_NS, TIME_NS, 3, 0, 0, None), xattrs=(), extents=(), tree=some_id("photos")
+    *(b"photos", 10, 0o042775, 0, 100, TIME_NS, TIME_NS, 3, 0, 0, None),
+    xattrs=(),
+    extents=(),
+    tree=some_id("photos"),
+    xattr_tree=some_id("long attributes"),
 )
 ROOT_ENTRY = Entry(
     *(b"", 1, 0o040755, 0, 0, TIME_NS, TIME_NS, 3, 0, 0, None), xattrs=(), extents=(), tree=some_id("top")
@@ -79,6 +84,7 @@ NODES: dict[str, Node] = {
     "directory-branch": DirectoryBranch(1, 1, (NameChild(b"m", some_id("a"), 250), NameChild(b"z", some_id("b"), 3))),
     "extent-leaf": ExtentLeaf(1, (Extent(0, 1_000_000, some_id("one"), 0), Extent(70_000_000, 9, some_id("two"), 3))),
     "extent-branch": ExtentBranch(1, 2, (SpanChild(2**33, some_id("a"), 300), SpanChild(7, some_id("b"), 1))),
+    "xattrs": XattrNode(1, ((b"user.a", b"\0" * 9), (b"user.b", b"")), some_id("the rest")),
     "root": Root(1, ROOT_ENTRY),
 }
 LISTED = (
@@ -109,12 +115,12 @@ def packed(kind: int, plains: list[bytes]) -> bytes:
     return builder.finish().data
 
 
-TREE_NODES = [msgspec.msgpack.encode(NODES[name]) for name in ("extent-leaf", "root")]
+TREE_NODES = [encode_node(NODES[name]) for name in ("extent-leaf", "root")]
 SAMPLES: dict[str, Callable[[], bytes]] = {
     "sealed-plain": lambda: seal(NOISE),
     "pack-content": lambda: packed(CONTENT, [NOISE, NOISE[:7], b""]),
     "pack-tree": lambda: packed(TREE, TREE_NODES),
-    **{name: partial(msgspec.msgpack.encode, node) for name, node in NODES.items()},
+    **{name: partial(encode_node, node) for name, node in NODES.items()},
     **{name: partial(encode, record) for name, record in RECORDS.items()},
     "format": lambda: encode_format(FORMAT),
 }

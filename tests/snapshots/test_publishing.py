@@ -1,20 +1,27 @@
 """Publishing and building again: what the remote holds is the file system as it was, whatever went on meanwhile."""
 
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from syncer.meta.database import Database
 from syncer.meta.treereader import TreeReader
-from syncer.snapshots import planter, publisher, tree
+from syncer.snapshots import planter, publisher
+from syncer.snapshots.extenttree import build_extents
+from syncer.snapshots.levels import Shape
+from syncer.snapshots.tree import build_directory, update_directory
 from tests.snapshots.rig import Picture, Remote, built_from, opened, same
+
+SMALL = Shape(bits=2, items_max=8)
 
 
 @pytest.fixture
 def small_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directories of a few entries are large, with trees of several levels."""
-    monkeypatch.setattr(tree, "BITS_A_LEVEL", 2)
+    """Directories of a few entries are large, and their trees have several levels."""
+    for function in (build_directory, update_directory, build_extents):
+        monkeypatch.setattr(planter, function.__name__, partial(function, shape=SMALL))
     monkeypatch.setattr(planter, "LARGE_ENTRIES", 6)
     monkeypatch.setattr(planter, "EXTENTS_INLINE", 3)
 
