@@ -8,6 +8,7 @@ Objects on their way never touch the local disk when they are sent: rsync reads 
 temporary folder. The daemon writes them in `tmp~/` (no key, so never listed) and renames them into place.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -125,7 +126,7 @@ class RsyncBackend(Backend):
             nonlocal listing
             if listing is None:
                 listing = await self._listing(source)
-            lines = [line for line, _ in zip(listing, range(PAGE_LINES), strict=False)]
+            lines = list(itertools.islice(listing, PAGE_LINES))
             if not lines:
                 return None
             return [ObjectInfo(prefix + line["name"], _size(line)) for line in lines if _is_object(line)]

@@ -153,21 +153,24 @@ class SftpBackend(Backend):
 
     def _rename(self, session: SftpSession, temporary: bytes, path: bytes, size_bytes: int) -> None:
         try:
+            self._rename_over(session, temporary, path, size_bytes)
+        except SftpError as error:
+            if error.code != Status.NO_SUCH_FILE:
+                raise
+            _make_folders(session, os.path.dirname(path))
+            self._rename_over(session, temporary, path, size_bytes)
+
+    def _rename_over(self, session: SftpSession, temporary: bytes, path: bytes, size_bytes: int) -> None:
+        try:
             session.rename(temporary, path)
         except SftpError as error:
-            # Two cases: the folder is not there yet; or the server renames over nothing and the object is there.
-            if error.code == Status.NO_SUCH_FILE:
-                _make_folders(session, os.path.dirname(path))
-                session.rename(temporary, path)
-                return
-            there = _stat_or_none(session, path)
+            # A server without posix-rename refuses when the object is there, which is as good if it is whole.
+            there = None if error.code == Status.NO_SUCH_FILE else _stat_or_none(session, path)
             if there is None or not there.is_file:
                 raise
+            session.remove(temporary if there.size_bytes == size_bytes else path)
             if there.size_bytes != size_bytes:
-                session.remove(path)
                 session.rename(temporary, path)
-                return
-            session.remove(temporary)
 
     def _get(self, session: SftpSession, key: str, path: bytes, offset: int, length: int | None) -> bytes:
         try:
@@ -411,7 +414,7 @@ class _Pool:
         with self._changed:
             if self._connection is connection:
                 self._idle.append(session)
-                self._changed.notify()
+                self._changed.notify_all()  # one that was given up may wake and not want it
 
     def _drop(self, connection: Connection) -> None:
         """Never blocks, whatever state the connection is in. Its other sessions break with it."""

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class SshConnection:
         self._wire = wire
         self._transport = transport
         self._via = via
+        self._opening = threading.Lock()
 
     @property
     def alive(self) -> bool:
@@ -98,7 +100,8 @@ class SshConnection:
         Raises: SessionRefused: no more channels; RemoteRefused: no SFTP there; RemoteUnreachable.
         """
         try:
-            channel = self._transport.open_session(timeout=ANSWER_S)
+            with self._opening:  # paramiko mixes up the refusals of channels that are opened at once
+                channel = self._transport.open_session(timeout=ANSWER_S)
         except paramiko.ChannelException as error:
             raise SessionRefused(f"{self._target} opens no more sessions") from error
         except _FAILURES as error:

@@ -66,8 +66,9 @@ class SshServer(Server):
             "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password",
             "MaxStartups 100",
-            "Subsystem sftp internal-sftp",
         )
+        if not any(option.startswith("Subsystem ") for option in self._options):
+            lines += ("Subsystem sftp internal-sftp",)
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where sshd of root locks itself up before a login

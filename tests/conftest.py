@@ -1,0 +1,28 @@
+"""Fixtures for all tests. The servers start when the first test asks for one, and are shared by the whole run.
+
+A test that stops a server, freezes it or changes its files starts one of its own: `with SshServer() as server`.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.servers import RsyncServer, S3Server, SshServer
+
+
+@pytest.fixture(scope="session")
+def ssh_server() -> Iterator[SshServer]:
+    with SshServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rsync_server() -> Iterator[RsyncServer]:
+    with RsyncServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
