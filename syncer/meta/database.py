@@ -210,6 +210,7 @@ class Database:
             LocalDamage: the journal has a gap, or a record that cannot be applied.
         """
         self.connection.execute("BEGIN IMMEDIATE")
+        self.pending = True  # so that what is replayed begins no transaction of its own
         position, replayed = self.committed_position, 0
         for end, payload in read_records(self._journal_folder, position):
             operation, arguments = _decode(payload)
@@ -217,10 +218,10 @@ class Database:
                 self._replay[operation](*arguments)
             except (KeyError, TypeError, sqlite3.DatabaseError) as error:
                 self.connection.execute("ROLLBACK")
+                self.pending = False
                 raise LocalDamage(f"journal: the record before {end:#x} cannot be applied: {error!r}") from error
             position, replayed = end, replayed + 1
         self.journal = Journal(self._journal_folder, position)
-        self.pending = True
         self.commit()
         return replayed
 

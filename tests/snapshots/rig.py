@@ -42,20 +42,25 @@ class Remote(MemoryBackend):
         self.on_put: Callable[[str], None] = lambda key: None
         self.gone = trio.Event()
         self._puts_left: float = float("inf")
+        self._stores_last = False
 
-    def go_away_after(self, puts: float) -> None:
-        self._puts_left = puts
+    def go_away_after(self, puts: int, *, stored: bool = False) -> None:
+        """Take *puts* more objects; the next is never answered, whether it is *stored* or not."""
+        self._puts_left, self._stores_last = puts, stored
 
     async def put(self, key: str, data: bytes | memoryview) -> None:
-        if self._puts_left < 1:
+        here = self._puts_left >= 1
+        self._puts_left -= 1
+        if here or self._stores_last:
+            self.on_put(key)
+            assert self.objects.get(key, data) == data, f"{key} was put again with other bytes"
+            await super().put(key, data)
+            self.taken.append(key)
+            self.uploaded_bytes += len(data)
+        if not here:
+            self._stores_last = False
             self.gone.set()
             await trio.sleep_forever()
-        self._puts_left -= 1
-        self.on_put(key)
-        assert self.objects.get(key, data) == data, f"{key} was put again with other bytes"
-        await super().put(key, data)
-        self.taken.append(key)
-        self.uploaded_bytes += len(data)
 
     def returned(self) -> "Remote":
         """The same objects, within reach again."""
