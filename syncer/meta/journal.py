@@ -39,10 +39,10 @@ class Journal:
         self._folder = folder
         self._segments = sorted(folder.iterdir(), key=_start_of)
         self.end = start
-        self.total_bytes = sum(path.stat().st_size for path in self._segments)
         self._open: list[tuple[int, int]] = []  # (start, descriptor) of segments maybe not yet durable, newest last
         self._syncing = threading.Lock()
         self._begin_segment()
+        self.total_bytes = sum(path.stat().st_size for path in self._segments)
 
     def _begin_segment(self) -> None:
         path = self._folder / f"{self.end:016x}"
@@ -54,7 +54,12 @@ class Journal:
             self._segments.append(path)
 
     def append(self, payload: bytes) -> None:
-        """Add one record. All of it is in the file when this returns, or none and an OSError is raised."""
+        """Add one record. All of it is in the file when this returns, or none and an OSError is raised.
+
+        Raises: ValueError: it is empty, or longer than a reader takes for a record.
+        """
+        if not 0 < len(payload) <= RECORD_MAX_BYTES:
+            raise ValueError(f"a record of {len(payload)} bytes is empty or too long")
         record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         _, descriptor = self._open[-1]
         written = os.write(descriptor, record)
@@ -130,8 +135,10 @@ def _record_at(data: bytes, offset: int) -> bytes | None:
     if offset + _HEADER.size > len(data):
         return None
     length, checksum = _HEADER.unpack_from(data, offset)
+    if not 0 < length <= RECORD_MAX_BYTES:  # 0: the zeros that a power cut leaves would pass the CRC
+        return None
     payload = data[offset + _HEADER.size : offset + _HEADER.size + length]
-    if length > RECORD_MAX_BYTES or len(payload) != length or zlib.crc32(payload) != checksum:
+    if len(payload) != length or zlib.crc32(payload) != checksum:
         return None
     return payload
 

@@ -349,15 +349,15 @@ class Driver:
         """Go on from the picture: every finished step is there, the one it was taken in wholly or not at all."""
         half = self.state.half
         await self.world.crash()
+        self._forget_users()
         after = self.state
         try:
             await self.compare(half)
         except AssertionError:
             self.state = before
             await self.compare()
-        self._forget_users()
         self.state.numbers = {node: number for node, number in self.state.numbers.items() if node.nlink}
-        if half is not None and self.state is after:
+        if half is not None and self.state is after and half[0].nlink:
             half[0].data[:] = await read_whole(self.world.engine, self.number(half[0]))
 
     def _forget_users(self) -> None:

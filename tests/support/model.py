@@ -20,10 +20,10 @@ class Node:
     gid: int = 0
     rdev: int = 0
     nlink: int = 1
-    data: bytearray = field(default_factory=bytearray)
+    data: bytearray = field(default_factory=bytearray, repr=False)
     target: bytes | None = None
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    entries: dict[bytes, "Node"] = field(default_factory=dict)
+    entries: dict[bytes, "Node"] = field(default_factory=dict, repr=False)
     mtime_ns: int | None = None
     """Known while nothing but utimens has changed it."""
 

@@ -1,0 +1,155 @@
+"""What `append` returned from is read again, up to the record that a crash cut short, and nothing after it."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncer.errors import LocalDamage
+from syncer.meta import journal as journal_module
+from syncer.meta.journal import RECORD_MAX_BYTES, Journal, read_records
+from tests.support.core_data import fast_folder
+
+PAYLOADS = [b"one", b"2", b"three" * 50, bytes(range(1, 200)), b"five"]
+
+
+def write(folder: Path, payloads: list[bytes], start: int = 0) -> list[int]:
+    """Append *payloads* from position *start*; returns where each ends."""
+    journal = Journal(folder, start)
+    ends = []
+    for payload in payloads:
+        journal.append(payload)
+        ends.append(journal.end)
+    journal.close()
+    return ends
+
+
+def payloads_from(folder: Path, position: int = 0) -> list[bytes]:
+    return [payload for _, payload in read_records(folder, position)]
+
+
+@pytest.fixture
+def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 100)
+
+
+def test_reads_from_any_position_it_gave(tmp_path: Path) -> None:
+    ends = write(tmp_path, PAYLOADS)
+    for count, position in enumerate([0, *ends]):
+        assert payloads_from(tmp_path, position) == PAYLOADS[count:]
+    assert [end for end, _ in read_records(tmp_path, 0)] == ends
+
+
+@pytest.mark.parametrize("garbage", [b"", bytes(400), os.urandom(40)], ids=["none", "zeros", "random"])
+def test_a_record_torn_at_any_byte_ends_the_journal_and_the_next_run_goes_on_there(
+    tmp_path: Path, garbage: bytes
+) -> None:
+    ends = [0, *write(tmp_path, PAYLOADS)]
+    whole = (tmp_path / f"{0:016x}").read_bytes()
+    for cut in range(len(whole)):
+        folder = tmp_path / f"cut {cut}"
+        folder.mkdir()
+        (folder / f"{0:016x}").write_bytes(whole[:cut] + garbage)
+        kept = sum(end <= cut for end in ends[1:])
+        assert payloads_from(folder) == PAYLOADS[:kept]
+        write(folder, [b"after", b"the crash"], ends[kept])
+        assert payloads_from(folder) == [*PAYLOADS[:kept], b"after", b"the crash"]
+        assert payloads_from(folder, ends[kept]) == [b"after", b"the crash"]
+
+
+def test_a_flipped_bit_anywhere_is_never_read_as_a_record(tmp_path: Path) -> None:
+    ends = write(tmp_path, [b"first", b"second"])
+    path = tmp_path / f"{0:016x}"
+    whole = path.read_bytes()
+    for index in range(ends[0], len(whole)):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x10]) + whole[index + 1 :])
+        assert payloads_from(tmp_path) == [b"first"]
+
+
+def test_crash_upon_crash_before_the_first_record(tmp_path: Path) -> None:
+    """The new segment of a run that died at once has the name of the next run's."""
+    (end,) = write(tmp_path, [b"kept"])
+    for torn in (b"", struct.pack("<I", 9), struct.pack("<II", 3, zlib.crc32(b"abc")) + b"ab"):
+        write(tmp_path, [], end)
+        (tmp_path / f"{end:016x}").write_bytes(torn)
+        assert payloads_from(tmp_path) == [b"kept"]
+    journal = Journal(tmp_path, end)
+    journal.append(b"next")
+    assert journal.total_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    journal.close()
+    assert payloads_from(tmp_path) == [b"kept", b"next"]
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_segments_are_read_in_order_and_discarded_once_they_are_not_needed(tmp_path: Path) -> None:
+    payloads = [bytes([number]) * 40 for number in range(20)]
+    journal = Journal(tmp_path, 0)
+    ends = []
+    for payload in payloads:
+        journal.append(payload)
+        ends.append(journal.end)
+    assert len(list(tmp_path.iterdir())) > 5
+    for count, position in enumerate(ends, 1):
+        journal.discard(position)
+        assert payloads_from(tmp_path, position) == payloads[count:]
+        assert journal.total_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+        assert journal.total_bytes < 48 * (len(payloads) - count) + 2 * 150, "what is not needed goes"
+    journal.close()
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_a_missing_segment_is_damage_and_not_an_end(tmp_path: Path) -> None:
+    write(tmp_path, [bytes(60)] * 6)
+    first, *_ = sorted(tmp_path.iterdir())
+    first.unlink()
+    with pytest.raises(LocalDamage, match="nothing covers position"):
+        payloads_from(tmp_path)
+
+
+def test_a_write_that_found_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.append(b"before")
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: len(data) // 2]))
+    with pytest.raises(OSError, match="no room"):
+        journal.append(b"does not fit")
+    monkeypatch.setattr(os, "write", real)
+    journal.append(b"after")
+    journal.close()
+    assert payloads_from(tmp_path) == [b"before", b"after"]
+
+
+def test_a_record_that_could_not_be_read_again_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.append(bytes(RECORD_MAX_BYTES))
+    with pytest.raises(ValueError, match="too long"):
+        journal.append(bytes(RECORD_MAX_BYTES + 1))
+    with pytest.raises(ValueError, match="empty"):
+        journal.append(b"")
+    journal.append(b"after")
+    journal.close()
+    assert [len(payload) for payload in payloads_from(tmp_path)] == [RECORD_MAX_BYTES, 5]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=200), max_size=30), st.integers(0, 7000), st.binary(max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_torn_what_is_read_is_a_beginning_of_what_was_written(
+    payloads: list[bytes], cut: int, garbage: bytes
+) -> None:
+    folder = fast_folder()
+    try:
+        ends = write(folder, payloads)
+        path = folder / f"{0:016x}"
+        data = path.read_bytes()
+        path.write_bytes(data[:cut] + garbage if cut < len(data) else data)
+        read = payloads_from(folder)
+        assert read[: len(payloads)] == payloads[: len(read)] or garbage
+        assert len(read) >= sum(end <= cut for end in ends)
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
