@@ -33,7 +33,9 @@ Emit = Callable[[TreeId, bytes], None]
 
 _Id = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 _Name = Annotated[bytes, msgspec.Meta(max_length=NAME_MAX_BYTES)]
+_Mode = Annotated[int, msgspec.Meta(ge=0, le=0o177777)]
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_Links = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
 _Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 _Signed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -68,12 +70,12 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
     name: _Name
     inode: _Positive
-    mode: _U32
+    mode: _Mode
     uid: _U32
     gid: _U32
     mtime_ns: _Signed
     ctime_ns: _Signed
-    nlink: _U32
+    nlink: _Links
     size: _Natural
     rdev: _Natural
     target: _Target | None
@@ -154,10 +156,10 @@ def encode_node(node: Node) -> bytes:
     Raises:
         ValueError: the node breaks a limit or is not in order.
     """
-    data = _encoder.encode(node)
     try:
+        data = _encoder.encode(node)
         decode_node(data)
-    except ObjectCorrupt as error:
+    except (OverflowError, ObjectCorrupt) as error:
         raise ValueError(f"a tree node would be unreadable: {error}") from error
     return data
 

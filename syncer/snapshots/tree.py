@@ -184,7 +184,7 @@ class _Change:
             return emit_node(DirectoryLeaf(VERSION, ()), self._emit_new)
         level, child = found
         while level > 1 and TreeId(child.tree) not in self._made:  # no root has a single child, but what was taken may
-            node = _load_child(level - 1, child, self._load)
+            node = _load_child(level, child, self._load)
             if isinstance(node, DirectoryLeaf) or len(node.children) > 1:
                 break
             level, child = level - 1, node.children[0]

@@ -1,382 +1,396 @@
-"""Trees: one form for equal directories however they came to be, small changes in few nodes, damage always noticed."""
+"""Directory trees: equal directories have equal ids, changes cost a path, and what goes in comes out."""
 
 import random
-import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import pytest
-from blake3 import blake3
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncer.errors import ObjectCorrupt
-from syncer.snapshots import tree as trees
-from syncer.snapshots.tree import (
-    DEPTH_MAX,
-    NODE_MAX_BYTES,
+from syncer.snapshots.levels import Shape
+from syncer.snapshots.nodes import (
+    ITEMS_MAX,
     VERSION,
+    XATTRS_A_NODE_BYTES,
+    XATTRS_INLINE_BYTES,
     DirectoryBranch,
     DirectoryLeaf,
     Entry,
     Extent,
-    ExtentBranch,
-    ExtentLeaf,
     NameChild,
     Root,
-    SpanChild,
+    XattrNode,
+    decode_node,
+    emit_node,
+)
+from syncer.snapshots.tree import (
     boundary_level,
     build_directory,
-    build_extents,
-    decode_node,
-    encode_root,
+    build_root,
+    diff_directory,
     find_entry,
     iter_directory,
-    iter_extents,
     load_root,
-    node_id,
     update_directory,
 )
 from syncer.values import TreeId
+from tests.snapshots.nodebag import NodeBag
 
-encode = msgspec.msgpack.encode
-BLOCK = bytes(range(32))
-
-
-class Nodes(dict[TreeId, bytes]):
-    """The nodes of some trees, and which of them were asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loaded: list[TreeId] = []
-
-    def emit(self, tree: TreeId, data: bytes) -> None:
-        assert node_id(data) == tree
-        self[tree] = data
-
-    def load(self, tree: TreeId) -> bytes:
-        self.loaded.append(tree)
-        return self[tree]
-
-    def build(self, entries: dict[bytes, Entry]) -> TreeId:
-        return build_directory((entries[name] for name in sorted(entries)), self.emit)
-
-    def leaves(self, loaded: list[TreeId]) -> set[TreeId]:
-        return {tree for tree in loaded if isinstance(decode_node(self[tree]), DirectoryLeaf)}
+TINY = Shape(bits=1, items_max=5)
+"""Trees of a few entries are several levels high, and some nodes end by their length."""
 
 
-@pytest.fixture
-def deep(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nodes of four entries on average, so that small directories have deep trees."""
-    monkeypatch.setattr(trees, "BITS_A_LEVEL", 2)
-    yield
-
-
-def entry(name: bytes, version: int = 0, /, **fields: object) -> Entry:
-    plain = Entry(name, 2, 0o100644, 0, 0, version, 0, 1, 0, 0, None, (), (), None)
+def make_entry(name: bytes, inode: int = 1, **fields: object) -> Entry:
+    plain = Entry(name, inode, 0o100644, 1000, 1000, 5, 6, 1, 7, 0, None, (), (), None)
     return msgspec.structs.replace(plain, **fields)
 
 
-def directory(count: int) -> dict[bytes, Entry]:
-    return {name: entry(name) for name in (b"file %d" % number for number in range(count))}
+def build(entries: Iterable[Entry], bag: NodeBag, shape: Shape = TINY) -> TreeId:
+    return build_directory(sorted(entries, key=lambda entry: entry.name), bag.emit, shape)
 
 
-# --- directories ------------------------------------------------------------------------------------------------
+NAMES = [b"%d" % number for number in range(40)]
+names = st.sampled_from(NAMES)
+directories = st.dictionaries(names, st.integers(1, 3))
+changes = st.dictionaries(names, st.none() | st.integers(1, 3), max_size=8)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 1000, 30_000])
-def test_entries_come_back_in_the_order_of_their_names(count: int) -> None:
-    nodes, entries = Nodes(), directory(count)
-    tree = nodes.build(entries)
-    assert list(iter_directory(tree, nodes.load)) == [entries[name] for name in sorted(entries)]
-    after = b"file 5"
-    assert [found.name for found in iter_directory(tree, nodes.load, after)] == sorted(n for n in entries if n > after)
+def made(directory: Mapping[bytes, int]) -> list[Entry]:
+    return [make_entry(name, inode) for name, inode in directory.items()]
 
 
-def test_nodes_hold_256_entries_on_average() -> None:
-    nodes = Nodes()
-    nodes.build(directory(30_000))
-    leaves = [node for node in map(decode_node, nodes.values()) if isinstance(node, DirectoryLeaf)]
-    assert 80 < len(leaves) < 170
+# --- building and changing ---------------------------------------------------------------------------------------
 
 
-names = st.binary(min_size=1, max_size=2).filter(
-    lambda name: not (b"/" in name or b"\0" in name or name in (b".", b".."))
-)
-changes = st.lists(st.dictionaries(names, st.integers(0, 3) | st.none(), max_size=12), max_size=6)
+@given(directories)
+def test_what_goes_in_comes_out_sorted(directory: dict[bytes, int]) -> None:
+    bag = NodeBag()
+    root = build(made(directory), bag)
+    assert list(iter_directory(root, bag.load)) == sorted(made(directory), key=lambda entry: entry.name)
+    for name in [*NAMES, b"", b"zzz"]:
+        found = find_entry(root, name, bag.load)
+        assert found == (make_entry(name, directory[name]) if name in directory else None)
 
 
-@given(st.sets(names, max_size=80), changes)
-def test_updating_gives_what_building_gives(first: set[bytes], rounds: list[dict[bytes, int | None]]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "BITS_A_LEVEL", 2)
-        nodes = Nodes()
-        entries = {name: entry(name) for name in first}
-        tree = nodes.build(entries)
-        for round_ in rounds:
-            change = {name: None if version is None else entry(name, version) for name, version in round_.items()}
-            tree = update_directory(tree, change, nodes.load, nodes.emit)
-            for name, changed in change.items():
-                if changed is None:
-                    entries.pop(name, None)
-                else:
-                    entries[name] = changed
-            assert tree == Nodes().build(entries)
-        assert list(iter_directory(tree, nodes.load)) == [entries[name] for name in sorted(entries)]
+@settings(max_examples=150)
+@given(directories, st.lists(changes, max_size=6), st.sampled_from([TINY, Shape(1, 3), Shape(2, 100), Shape(8, 2)]))
+def test_a_changed_tree_is_the_tree_built_anew(
+    directory: dict[bytes, int], steps: list[dict[bytes, int | None]], shape: Shape
+) -> None:
+    bag = NodeBag()
+    root = build(made(directory), bag, shape)
+    for step in steps:
+        directory.update({name: inode for name, inode in step.items() if inode is not None})
+        for name in [name for name, inode in step.items() if inode is None]:
+            directory.pop(name, None)
+        wanted = {name: None if inode is None else make_entry(name, inode) for name, inode in step.items()}
+        root = update_directory(root, wanted, bag.load, bag.emit, shape)
+        assert root == build(made(directory), NodeBag(), shape)
+    assert {entry.name: entry.inode for entry in iter_directory(root, bag.load)} == directory
 
 
-@pytest.mark.usefixtures("deep")
-def test_long_random_histories_end_in_the_tree_of_their_state() -> None:
+def long_directory(count: int = 5000) -> list[Entry]:
+    return sorted((make_entry(b"photo %05d.jpeg" % number) for number in range(count)), key=lambda entry: entry.name)
+
+
+def test_a_change_in_a_long_directory_loads_and_emits_one_path() -> None:
+    bag = NodeBag()
+    entries = long_directory(100_000)
+    root = build_directory(entries, bag.emit)
+    assert len(bag.nodes) > 300
+    for index in (0, 50_000, 99_999):
+        name = entries[index].name
+        bag.forget()
+        changed = update_directory(root, {name: make_entry(name, 77)}, bag.load, bag.emit)
+        assert changed != root
+        assert len(bag.loaded) <= 3 and len(set(bag.emitted)) == len(bag.emitted) <= 3
+        assert find_entry(changed, name, bag.load) == make_entry(name, 77)
+
+
+def test_an_update_emits_exactly_the_nodes_that_are_new() -> None:
     rng = random.Random(1)
-    nodes, entries = Nodes(), directory(600)
-    tree = nodes.build(entries)
-    assert {type(decode_node(data)) for data in nodes.values()} == {DirectoryLeaf, DirectoryBranch}
-    for _ in range(150):
-        change: dict[bytes, Entry | None] = {}
-        for name in rng.sample(sorted(entries), min(len(entries), rng.randrange(12))):
-            change[name] = None if rng.random() < 0.6 else entry(name, rng.randrange(9))
-        for _ in range(rng.randrange(6)):
-            name = b"new %d" % rng.randrange(1000)
-            change[name] = entry(name)
-        tree = update_directory(tree, change, nodes.load, nodes.emit)
-        entries = {name: e for name, e in (entries | change).items() if e is not None}
-        assert tree == Nodes().build(entries)
+    entries = long_directory(300)
+    for _ in range(100):
+        bag = NodeBag()
+        root = build(entries, bag)
+        old = set(bag.nodes)
+        wanted: dict[bytes, Entry | None] = {
+            entry.name: rng.choice([None, make_entry(entry.name, 9), make_entry(entry.name)])
+            for entry in rng.sample(entries, rng.randrange(1, 6))
+        }
+        bag.forget()
+        update_directory(root, wanted, bag.load, bag.emit, TINY)
+        anew = NodeBag()
+        left = [wanted.get(entry.name, entry) for entry in entries]
+        build([entry for entry in left if entry is not None], anew)
+        assert set(bag.emitted) - old == set(anew.nodes) - old
+        assert not set(bag.emitted) & set(bag.loaded)
 
 
-@pytest.mark.usefixtures("deep")
-def test_removing_the_entry_that_ends_a_node_joins_it_with_the_next() -> None:
-    """The case an update gets wrong first, so each such name is removed once, and all of them at once."""
-    entries = directory(200)
-    ends = [name for name in entries if boundary_level(name)]
-    nodes = Nodes()
-    tree = nodes.build(entries)
-    for gone in [*([name] for name in ends), ends]:
-        left = {name: e for name, e in entries.items() if name not in gone}
-        assert update_directory(tree, dict.fromkeys(gone), nodes.load, nodes.emit) == Nodes().build(left)
+def test_a_tree_that_shrinks_loses_its_levels() -> None:
+    bag = NodeBag()
+    entries = long_directory(300)
+    root = build(entries, bag)
+    assert isinstance(decode_node(bag.load(root)), DirectoryBranch)
+    root = update_directory(root, {entry.name: None for entry in entries[1:]}, bag.load, bag.emit, TINY)
+    assert root == build(entries[:1], NodeBag())
+    assert isinstance(decode_node(bag.load(root)), DirectoryLeaf)
+    root = update_directory(root, {entries[0].name: None}, bag.load, bag.emit, TINY)
+    assert root == build([], NodeBag())
 
 
-def test_an_update_loads_and_emits_only_the_nodes_on_the_way_to_a_change() -> None:
-    nodes, entries = Nodes(), directory(30_000)
-    tree = nodes.build(entries)
-    nodes.loaded.clear()
-    emitted = Nodes()
-    update_directory(tree, {b"file 77": entry(b"file 77", 1), b"new": entry(b"new")}, nodes.load, emitted.emit)
-    assert len(nodes.leaves(nodes.loaded)) <= 3
-    fresh = [decode_node(data) for name, data in emitted.items() if name not in nodes]
-    assert sum(isinstance(node, DirectoryLeaf) for node in fresh) <= 3 and len(fresh) <= 5
+def test_whatever_run_of_names_goes_the_rest_is_as_if_built_anew() -> None:
+    """What is left may be a node of the old tree that is too high for it: its only child is the root then."""
+    entries = long_directory(60)
+    bag = NodeBag()
+    root = build(entries, bag)
+    for first in range(0, 60, 3):
+        for last in range(first, 60, 4):
+            gone = {entry.name: None for entry in entries[first:last]}
+            left = update_directory(root, gone, bag.load, bag.emit, TINY)
+            assert left == build(entries[:first] + entries[last:], NodeBag())
 
 
-def test_a_name_is_found_by_one_node_a_level() -> None:
-    nodes, entries = Nodes(), directory(30_000)
-    tree = nodes.build(entries)
-    nodes.loaded.clear()
-    assert find_entry(tree, b"file 12345", nodes.load) == entries[b"file 12345"]
-    assert len(nodes.loaded) <= 3
-    for missing in (b"", b"file", b"file 30000", b"zzz"):
-        assert find_entry(tree, missing, nodes.load) is None
+def test_no_change_costs_nothing() -> None:
+    bag = NodeBag()
+    entries = long_directory(300)
+    root = build(entries, bag)
+    bag.forget()
+    assert update_directory(root, {}, bag.load, bag.emit, TINY) == root
+    assert not bag.loaded
+    same = {entries[7].name: entries[7], b"never there": None}
+    assert update_directory(root, same, bag.load, bag.emit, TINY) == root
+    assert not bag.emitted
 
 
-# --- extents ----------------------------------------------------------------------------------------------------
+def test_every_node_is_emitted_after_those_it_names() -> None:
+    bag = NodeBag()
+    root = build(long_directory(500), bag)
+    seen: set[bytes] = set()
+    for tree in bag.emitted:
+        node = decode_node(bag.nodes[tree])
+        if isinstance(node, DirectoryBranch):
+            assert {child.tree for child in node.children} <= seen
+        seen.add(tree)
+    assert bag.emitted[-1] == root
 
 
-def consecutive(count: int, seed: int = 0, length: int = 1000) -> list[Extent]:
-    return [Extent(n * length, length, blake3(b"%d %d" % (seed, n)).digest(), 0) for n in range(count)]
+def test_no_branch_stands_above_a_single_node_at_the_root_and_none_is_made_for_nothing() -> None:
+    for count in range(60):
+        bag = NodeBag()
+        root = build(long_directory(count), bag)
+        node = decode_node(bag.nodes[root])
+        assert isinstance(node, DirectoryLeaf) or len(node.children) > 1  # type: ignore[union-attr]
+        reachable = {root}
+        pending: list[bytes] = [root]
+        while pending:
+            node = decode_node(bag.nodes[TreeId(pending.pop())])
+            below = [child.tree for child in node.children] if isinstance(node, DirectoryBranch) else []
+            reachable.update(map(TreeId, below))
+            pending.extend(below)
+        assert set(bag.nodes) == reachable
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(0, 6), st.integers(0, 2)), max_size=200))
-def test_extents_and_the_holes_between_them_come_back(parts: list[tuple[int, int, int, int]]) -> None:
-    extents, position = [], 0
-    for hole, length, block, offset in parts:
-        position += hole
-        extents.append(Extent(position, length, blake3(bytes([block])).digest(), offset))
-        position += length
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "BITS_A_LEVEL", 2)
-        patch.setattr(trees, "EXTENTS_A_LEAF", 8)
-        nodes = Nodes()
-        assert list(iter_extents(build_extents(extents, nodes.emit), nodes.load)) == extents
+def test_leaves_hold_256_entries_on_average_and_never_more_than_the_limit() -> None:
+    bag = NodeBag()
+    build_directory(long_directory(100_000), bag.emit)
+    leaves = [node for node in map(decode_node, bag.nodes.values()) if isinstance(node, DirectoryLeaf)]
+    assert 300 < len(leaves) < 500
+    assert max(len(leaf.entries) for leaf in leaves) <= ITEMS_MAX
 
 
-def test_bytes_inserted_at_the_front_change_few_nodes() -> None:
-    before, extents = Nodes(), consecutive(30_000)
-    build_extents(extents, before.emit)
-    grown = [Extent(0, 1001, blake3(b"the first block, a byte longer").digest(), 0)]
-    grown += [Extent(e.start + 1, e.length, e.block, e.offset) for e in extents[1:]]
-    after = Nodes()
-    tree = build_extents(grown, after.emit)
-    assert len(after) > 80 and len(after.keys() - before.keys()) <= 3
-    assert list(iter_extents(tree, after.load)) == grown
+def test_names_whose_hashes_never_end_a_leaf_still_make_leaves_of_bounded_length() -> None:
+    stubborn = [entry for entry in long_directory(9000) if not boundary_level(entry.name)]
+    bag = NodeBag()
+    root = build_directory(stubborn, bag.emit)
+    assert len([1 for _ in iter_directory(root, bag.load)]) == len(stubborn)
+    assert max(map(len, bag.nodes.values())) < 200 * ITEMS_MAX
+    name = stubborn[4000].name
+    bag.forget()
+    changed = update_directory(root, {name: None}, bag.load, bag.emit)
+    assert changed == build_directory([entry for entry in stubborn if entry.name != name], NodeBag().emit)
 
 
-def test_one_block_repeated_for_ever_still_makes_small_nodes() -> None:
-    """Whether its id ends a node (each extent a leaf) or never does (the limit ends them)."""
-    ends = next(b for b in (blake3(b"%d" % n).digest() for n in range(100_000)) if trees._levels(b))
-    for block in (BLOCK, ends):
-        nodes = Nodes()
-        extents = [Extent(n * 2000, 1000, block, 0) for n in range(20_000)]
-        tree = build_extents(extents, nodes.emit)
-        assert max(map(len, nodes.values())) < 1024 * 1024
-        assert list(iter_extents(tree, nodes.load)) == extents
+def test_the_longest_entries_fit_their_nodes() -> None:
+    def longest(number: int) -> Entry:
+        extents = tuple(Extent(2**62 + index * 2**40, 2**40, bytes([255]) * 32, 2**40) for index in range(16))
+        return make_entry(
+            b"%0255d" % number, 2**63 - 1, mode=0o177777, uid=2**32 - 1, gid=2**32 - 1, mtime_ns=-(2**63),
+            ctime_ns=2**63 - 1, nlink=2**32 - 1, size=2**63 - 1, rdev=2**32, target=b"t" * 4095,
+            xattrs=((b"a", b"v" * (XATTRS_INLINE_BYTES - 1)),), extents=extents, tree=bytes(32),
+        )  # fmt: skip
 
-
-def test_a_file_without_extents_has_a_tree_too() -> None:
-    nodes = Nodes()
-    assert list(iter_extents(build_extents([], nodes.emit), nodes.load)) == []
-
-
-# --- damage -----------------------------------------------------------------------------------------------------
-
-LEAF = DirectoryLeaf(
-    VERSION, (entry(b"a"), entry(b"b", xattrs=((b"user.x", b"1"),), extents=(Extent(0, 5, BLOCK, 0),)))
-)
-SOUND = [
-    LEAF,
-    DirectoryBranch(VERSION, 1, (NameChild(b"b", BLOCK, 2), NameChild(b"d", BLOCK, 2))),
-    ExtentLeaf(VERSION, (Extent(0, 5, BLOCK, 3),)),
-    ExtentBranch(VERSION, 1, (SpanChild(5, BLOCK, 1),)),
-    Root(VERSION, entry(b"", inode=1, mode=0o40755, tree=BLOCK)),
-]
-
-
-@pytest.mark.parametrize("node", SOUND, ids=lambda node: type(node).__name__)
-def test_a_sound_node_is_decoded(node: trees.Node) -> None:
-    assert decode_node(encode(node)) == node
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"inode": 0},
-        {"inode": 2**63},
-        {"mode": -1},
-        {"mode": 2**16},
-        {"uid": -1},
-        {"gid": 2**32},
-        {"mtime_ns": 2**63},
-        {"nlink": 0},
-        {"size": -1},
-        {"size": 2**63},
-        {"rdev": -1},
-        {"tree": BLOCK[1:]},
-        {"tree": BLOCK + b"x"},
-        {"xattrs": ((b"a",),)},
-        {"extents": (Extent(-1, 5, BLOCK, 0),)},
-        {"extents": (Extent(0, 0, BLOCK, 0),)},
-        {"extents": (Extent(0, 5, BLOCK[1:], 0),)},
-        {"extents": (Extent(0, 5, BLOCK, -1),)},
-        {"name": b""},
-        {"name": b"."},
-        {"name": b".."},
-        {"name": b"../etc/passwd"},
-        {"name": b"a\0b"},
-        {"name": b"x" * 256},
-        {"name": "text"},
-    ],
-    ids=str,
-)
-def test_an_impossible_entry_is_corrupt(fields: dict[str, object]) -> None:
-    with pytest.raises(ObjectCorrupt):
-        decode_node(encode(DirectoryLeaf(VERSION, (entry(b"name", **fields),))))
+    stubborn = [longest(number) for number in range(1500) if not boundary_level(longest(number).name)]
+    bag = NodeBag()
+    root = build_directory(stubborn, bag.emit)
+    assert list(iter_directory(root, bag.load)) == stubborn
 
 
 @pytest.mark.parametrize(
-    "node",
+    "entries",
     [
-        DirectoryLeaf(VERSION + 1, ()),
-        DirectoryLeaf(VERSION, (entry(b"b"), entry(b"a"))),
-        DirectoryLeaf(VERSION, (entry(b"a"), entry(b"a"))),
-        DirectoryBranch(VERSION, 0, ()),
-        DirectoryBranch(VERSION, 1, (NameChild(b"b", BLOCK, 2), NameChild(b"a", BLOCK, 2))),
-        DirectoryBranch(VERSION, 1, (NameChild(b"b", BLOCK, -1),)),
-        ExtentBranch(VERSION, 1, (SpanChild(-5, BLOCK, 1),)),
-        ["xx", VERSION, []],
-        ["dl", VERSION, [], "one field more"],
-        [],
-        {},
-        None,
+        [make_entry(b"b"), make_entry(b"a")],
+        [make_entry(b"a"), make_entry(b"a")],
+        [make_entry(b"")],
+        [make_entry(b"a" * 256)],
+        [make_entry(b"a/b")],
+        [make_entry(b"a\0b")],
+        [make_entry(b".")],
+        [make_entry(b"..")],
+        [make_entry(b"a", inode=0)],
+        [make_entry(b"a", inode=2**63)],
+        [make_entry(b"a", uid=2**32)],
+        [make_entry(b"a", mtime_ns=2**63)],
+        [make_entry(b"a", tree=bytes(31))],
+        [make_entry(b"a", target=b"")],
+        [make_entry(b"a", xattrs=((b"b", b""), (b"a", b"")))],
+        [make_entry(b"a", extents=(Extent(0, 10, bytes(32), 0), Extent(9, 1, bytes(32), 0)))],
+        [make_entry(b"a", extents=(Extent(0, 0, bytes(32), 0),))],
+        [make_entry(b"a", extents=(Extent(2**63 - 1, 2, bytes(32), 0),))],
+        [make_entry(b"a", extents=tuple(Extent(i, 1, bytes(32), 0) for i in range(17)))],
     ],
-    ids=repr,
 )
-def test_an_impossible_node_is_corrupt(node: object) -> None:
-    with pytest.raises(ObjectCorrupt):
-        decode_node(encode(node))
+def test_what_could_not_be_read_again_is_not_written(entries: list[Entry]) -> None:
+    bag = NodeBag()
+    with pytest.raises(ValueError):
+        build_directory(entries, bag.emit, TINY)
+    assert not any(node for node in bag.nodes if b"a" in bag.nodes[node])
 
 
-def test_a_node_that_is_too_long_or_nested_too_deep_is_corrupt() -> None:
-    with pytest.raises(ObjectCorrupt, match="impossibly long"):
-        decode_node(bytes(NODE_MAX_BYTES + 1))
-    with pytest.raises(ObjectCorrupt):
-        decode_node(b"\x91" * 200_000)
+def test_an_entry_cannot_be_put_under_another_name() -> None:
+    bag = NodeBag()
+    with pytest.raises(ValueError, match="stands under"):
+        update_directory(build([], bag), {b"a": make_entry(b"b")}, bag.load, bag.emit, TINY)
 
 
-@pytest.mark.parametrize("claim", [b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdd\x10\x00\x00\x00"])
-def test_a_claimed_length_takes_no_memory(claim: bytes) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(ObjectCorrupt):
-            decode_node(b"\x93\xa2dl\x01" + claim)
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
+# --- long extended attributes ------------------------------------------------------------------------------------
 
 
-@given(st.binary(max_size=200))
-def test_noise_is_corrupt_and_nothing_else(noise: bytes) -> None:
-    for data in (noise, b"\x93\xa2dl\x01" + noise):
-        try:
-            decode_node(data)
-        except ObjectCorrupt:
-            continue
-        assert data == noise or noise.startswith(b"\x90")  # a leaf without entries, and bytes behind it
+def attributes(count: int, value_bytes: int) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((b"user.%06d" % number, random.Random(number).randbytes(value_bytes)) for number in range(count))
 
 
-@given(st.data())
-def test_mutated_nodes_are_corrupt_or_nodes(data: st.DataObject) -> None:
-    damaged = bytearray(encode(data.draw(st.sampled_from(SOUND))))
-    for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        decode_node(bytes(damaged))
-    except ObjectCorrupt:
-        return
+@pytest.mark.parametrize("count, value_bytes", [(1, 1013), (1, 1014), (3, 60_000), (60, 65_536), (20_000, 100)])
+def test_attributes_of_any_length_come_back_and_leave_the_leaf_short(count: int, value_bytes: int) -> None:
+    xattrs = attributes(count, value_bytes)
+    inline = sum(len(name) + len(value) for name, value in xattrs) <= XATTRS_INLINE_BYTES
+    entry = make_entry(b"a", xattrs=xattrs)
+    bag = NodeBag()
+    root = build([entry, make_entry(b"b")], bag)
+    assert len(bag.nodes[root]) < 1500
+    assert max(map(len, bag.nodes.values())) < 2 * XATTRS_A_NODE_BYTES
+    assert any(isinstance(decode_node(data), XattrNode) for data in bag.nodes.values()) is not inline
+    assert next(iter_directory(root, bag.load)) == entry
+    assert find_entry(root, b"a", bag.load) == entry
+    assert load_root(build_root(make_entry(b"", xattrs=xattrs), bag.emit), bag.load).xattrs == xattrs
+    assert update_directory(root, {b"a": entry}, bag.load, bag.emit, TINY) == root
+    shorter = make_entry(b"a", xattrs=xattrs[1:])
+    assert list(diff_directory(root, build([shorter, make_entry(b"b")], bag), bag.load)) == [(b"a", entry, shorter)]
 
 
-def walk_directory(tree: TreeId, nodes: Nodes) -> object:
-    return list(iter_directory(tree, nodes.load))
+# --- reading -----------------------------------------------------------------------------------------------------
 
 
-def walk_extents(tree: TreeId, nodes: Nodes) -> object:
-    return list(iter_extents(tree, nodes.load))
+@given(directories, st.none() | names | st.sampled_from([b"", b"zzz"]))
+def test_iteration_goes_on_behind_a_name(directory: dict[bytes, int], after: bytes | None) -> None:
+    bag = NodeBag()
+    root = build(made(directory), bag)
+    rest = sorted(name for name in directory if after is None or name > after)
+    assert [entry.name for entry in iter_directory(root, bag.load, after)] == rest
 
 
-def look_up(tree: TreeId, nodes: Nodes) -> object:
-    return find_entry(tree, b"a", nodes.load)
+def test_iteration_loads_what_it_is_asked_for() -> None:
+    bag = NodeBag()
+    entries = long_directory(100_000)
+    root = build_directory(entries, bag.emit)
+    assert next(iter_directory(root, bag.load, entries[70_000].name)) == entries[70_001]
+    assert len(bag.loaded) <= 3
+    bag.forget()
+    assert find_entry(root, entries[70_000].name, bag.load) == entries[70_000]
+    assert len(bag.loaded) <= 3
 
 
-@pytest.mark.parametrize("walk", [walk_directory, walk_extents, look_up])
-@pytest.mark.parametrize("levels", [1, DEPTH_MAX + 3])
-def test_a_tree_with_another_kind_of_node_or_without_an_end_is_corrupt(walk: object, levels: int) -> None:
-    assert callable(walk)
-    nodes = Nodes()
-
-    def stored(node: object) -> TreeId:
-        data = encode(node)
-        nodes.emit(node_id(data), data)
-        return node_id(data)
-
-    tree = stored(SOUND[4])
-    for _ in range(levels):
-        if walk is walk_extents:
-            tree = stored(ExtentBranch(VERSION, 2, (SpanChild(5, tree, 1),)))
-        else:
-            tree = stored(DirectoryBranch(VERSION, 2, (NameChild(b"a", tree, 1),)))
-    with pytest.raises(ObjectCorrupt):
-        walk(tree, nodes)
+@settings(max_examples=150)
+@given(directories, directories)
+def test_the_difference_of_two_directories(a: dict[bytes, int], b: dict[bytes, int]) -> None:
+    bag = NodeBag()
+    expected = [
+        (name, make_entry(name, a[name]) if name in a else None, make_entry(name, b[name]) if name in b else None)
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
+    assert list(diff_directory(build(made(a), bag), build(made(b), bag), bag.load)) == expected
 
 
-def test_the_root_of_a_snapshot() -> None:
-    root = entry(b"", inode=1, mode=0o40755, tree=BLOCK)
-    data = encode_root(root)
-    assert load_root(node_id(data), lambda tree: data) == root
+def test_a_difference_loads_only_what_differs() -> None:
+    bag = NodeBag()
+    entries = long_directory(100_000)
+    root = build_directory(entries, bag.emit)
+    assert list(diff_directory(root, root, bag.load)) == []
+    assert not bag.loaded
+    for changed in (entries[50_000].name, b"a new name", b"zzz"):
+        other = update_directory(root, {changed: make_entry(changed, 5)}, bag.load, bag.emit)
+        bag.forget()
+        assert [name for name, _, _ in diff_directory(root, other, bag.load)] == [changed]
+        assert len(bag.loaded) <= 8
+
+
+def test_the_root_of_a_snapshot_comes_back_and_nothing_else_is_one() -> None:
+    bag = NodeBag()
+    tree = build(long_directory(20), bag)
+    entry = make_entry(b"", mode=0o040755, tree=tree)
+    assert load_root(build_root(entry, bag.emit), bag.load) == entry
     with pytest.raises(ObjectCorrupt, match="no root"):
-        load_root(node_id(data), lambda tree: encode(LEAF))
+        load_root(tree, bag.load)
+    with pytest.raises(ObjectCorrupt, match="another kind"):
+        list(iter_directory(build_root(entry, bag.emit), bag.load))
+
+
+# --- trees that lie ----------------------------------------------------------------------------------------------
+
+
+LEAF = DirectoryLeaf(VERSION, (make_entry(b"a"), make_entry(b"b")))
+
+
+def lying(bag: NodeBag, *, level: int = 1, last_name: bytes = b"b", count: int = 2, of: object = LEAF) -> TreeId:
+    child = emit_node(of, bag.emit)  # type: ignore[arg-type]
+    return emit_node(DirectoryBranch(VERSION, level, (NameChild(last_name, child, count),)), bag.emit)
+
+
+def test_the_honest_form_of_the_trees_below_is_read() -> None:
+    bag = NodeBag()
+    assert [entry.name for entry in iter_directory(lying(bag), bag.load)] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"level": 2},
+        {"last_name": b"c"},
+        {"count": 3},
+        {"of": DirectoryLeaf(VERSION, ())},
+        {"of": Root(VERSION, make_entry(b""))},
+        {"of": XattrNode(VERSION, (), None)},
+    ],
+)
+def test_nodes_that_are_not_what_their_parents_say_are_corrupt(lie: dict[str, object]) -> None:
+    bag = NodeBag()
+    root = lying(bag, **lie)  # type: ignore[arg-type]
+    with pytest.raises(ObjectCorrupt):
+        list(iter_directory(root, bag.load))
+    with pytest.raises(ObjectCorrupt):
+        find_entry(root, b"a", bag.load)
+    with pytest.raises(ObjectCorrupt):
+        update_directory(root, {b"a": None}, bag.load, bag.emit, TINY)
+    with pytest.raises(ObjectCorrupt):
+        list(diff_directory(root, build([], bag), bag.load))
+
+
+def test_a_chain_of_attributes_with_another_node_in_it_is_corrupt() -> None:
+    bag = NodeBag()
+    leaf = emit_node(LEAF, bag.emit)
+    root = emit_node(DirectoryLeaf(VERSION, (make_entry(b"x", xattr_tree=leaf),)), bag.emit)
+    with pytest.raises(ObjectCorrupt, match="another kind"):
+        list(iter_directory(root, bag.load))
