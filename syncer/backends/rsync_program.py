@@ -58,12 +58,12 @@ class RsyncProgram:
 
     async def fetch(self, source: str, path: str) -> None:
         """Copy one object to the local file *path*, which is not made when *source* is a folder."""
-        await self.run("--whole-file", "--copy-links", source, path)
+        await self.run("--whole-file", source, path)
 
     async def list(self, source: str, output: IO[bytes], *, recursive: bool) -> None:
         """Write a line for every file to *output*; `parse_line` reads them."""
         options = ("--recursive",) if recursive else ("--dirs",)
-        await self.run("--list-only", "--no-h", "--copy-links", *options, source, stdout=output, vanished_is_fine=True)
+        await self.run("--list-only", "--no-h", *options, source, stdout=output, vanished_is_fine=True)
 
     async def _with_names(self, names: Sequence[str], *arguments: str, vanished_is_fine: bool = False) -> None:
         stdin = b"".join(name.encode() + b"\0" for name in names)

@@ -34,7 +34,7 @@ CONFIG_VARIABLE = "SYNCER_SSH_CONFIG"
 ANSWER_S = 15.0
 """How long a server may take for each step of a login."""
 SILENCE_S = 30
-"""After so many seconds in which what we sent is not even acknowledged, the kernel gives the connection up."""
+"""After so many seconds without an answer a session gives up; without even an acknowledgement, the kernel does."""
 WINDOW_BYTES = 2**27
 PACKET_BYTES = 2**18
 JUMPS_MAX = 8
@@ -110,7 +110,7 @@ class SshConnection:
             channel.settimeout(ANSWER_S)
             channel.invoke_subsystem("sftp")
             session = SftpSession(_ChannelStream(channel))
-            channel.settimeout(None)
+            channel.settimeout(SILENCE_S)
             return session
         except (*_FAILURES, SftpBroken, SftpError) as error:
             channel.close()

@@ -16,7 +16,7 @@ from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
 from syncer.errors import RemoteUnreachable
 from tests.support.server_process import Server
-from tests.support.servers import SshServer
+from tests.support.servers import RsyncServer, SshServer
 
 _numbers = itertools.count()
 SMALL_PAGE = 7
@@ -30,6 +30,8 @@ class Remote:
     """A further backend on the same place, with connections of its own."""
     root: Path | None = None
     """Where its files lie on this machine's disk, for a remote that has files."""
+    follows_links: bool = True
+    """Whether a link there counts as what it points to; an rsync daemon does not let links out."""
 
 
 def _memory() -> Remote:
@@ -54,7 +56,7 @@ def _on_server(server: Server, request: pytest.FixtureRequest) -> Remote:
         monkeypatch.setenv(name, value)
     path = f"place-{next(_numbers)}/deep/blobs"
     root = getattr(server, "root", None)
-    return Remote(lambda: open_backend(server.url(path)), root and root / path)
+    return Remote(lambda: open_backend(server.url(path)), root and root / path, not isinstance(server, RsyncServer))
 
 
 def _ssh_without_extensions(request: pytest.FixtureRequest) -> Remote:
