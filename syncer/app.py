@@ -6,6 +6,7 @@ has ended.
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,7 @@ def mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], 
     Raises: SyncerError.
     """
     return_large_buffers()
+    gc.set_threshold(20_000, 20, 20)  # loading the SDK of a remote makes a million objects that stay
     return _run(functools.partial(_mount, request, lock, on_ready))
 
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 3
 """A pack that is not full leaves when its oldest block has waited this many times the upload delay."""
+PACKERS = 2
+"""Packs are made by so many threads at most: each holds the pack twice while it does."""
 RETRY_S = 5.0
 """How long to leave a remote alone that has failed in spite of the retries of its backend."""
 
@@ -37,6 +39,7 @@ class Uploader:
         self._delay_s = delay_s
         self._level = level
         self._slots = max(1, min(parallelism, backend.parallelism))
+        self._packers = trio.CapacityLimiter(PACKERS)
         self._flying: set[int] = set()
         self._wake = trio.Event()
         self._failed_until = 0.0
@@ -99,7 +102,7 @@ class Uploader:
     async def _send(self, batch: list[Block]) -> None:
         try:
             rows = {block.number: self._meta.blocks.data(block.number) for block in batch if block.cached == CACHED_ROW}
-            pack, unreadable = await trio.to_thread.run_sync(self._pack, batch, rows)
+            pack, unreadable = await trio.to_thread.run_sync(self._pack, batch, rows, limiter=self._packers)
             self._set_aside(unreadable)
             if pack is None:
                 return

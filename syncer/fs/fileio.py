@@ -9,6 +9,7 @@ import errno
 import time
 from dataclasses import dataclass
 
+from syncer.blocks.fetcher import RANGE_BYTES
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
@@ -119,7 +120,7 @@ class FileIO:
         if not sequential:
             file.window_bytes = 0
             return
-        if file.window_bytes and file.ahead_offset - end > file.window_bytes // 2:
+        if file.window_bytes and file.ahead_offset - end > max(file.window_bytes // 2, file.window_bytes - RANGE_BYTES):
             return
         window = min(max(file.window_bytes * 2, READ_AHEAD_START_BYTES), self._limits.read_ahead_bytes)
         begin = max(end, file.ahead_offset) if file.window_bytes else end
