@@ -4,6 +4,7 @@ Not journaled: a build that is interrupted starts over, because the store belong
 finished. Commits now and then, so that the transaction stays small.
 """
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -70,13 +71,16 @@ class Importer:
         """Entries of one directory, with (inode, tree) of those that are directories.
 
         Raises:
-            ObjectCorrupt: a file names a block that no index lists.
+            ObjectCorrupt: a file names a block that no index lists, or the entries are none that a tree can have.
         """
         self._database.begin()
-        self._executemany(
-            "INSERT INTO dentries(parent, name, inode) VALUES (?, ?, ?)",
-            [(parent, name, inode.number) for name, inode in entries],
-        )
+        try:
+            self._executemany(
+                "INSERT INTO dentries(parent, name, inode) VALUES (?, ?, ?)",
+                [(parent, name, inode.number) for name, inode in entries],
+            )
+        except sqlite3.IntegrityError as error:
+            raise ObjectCorrupt(f"inode {parent} has a name twice in its tree") from error
         self._add_inodes([inode for _, inode in entries])
         for number, tree in trees:
             self._add_tree(number, tree)
@@ -121,9 +125,12 @@ class Importer:
                 *(inode.mtime_ns, inode.mtime_ns, inode.ctime_ns, inode.rdev),
             ),
         )
+        is_directory = inode.mode & 0o170000 == 0o040000
         if not cursor.rowcount:
+            if is_directory:
+                raise ObjectCorrupt(f"directory {inode.number} has two places in the tree")
             return False
-        if inode.mode & 0o170000 == 0o040000:
+        if is_directory:
             self._totals.directories += 1
         else:
             self._totals.files += 1

@@ -33,12 +33,14 @@ DIRECTORY = 0o040000
 async def learn_packs(meta: MetaStore, backend: Backend) -> None:
     """Read every index object on the remote.
 
-    Raises: BackendError.
+    Raises: BackendError, ObjectCorrupt among them.
     """
     importer = Importer(meta.database)
     keys = [info.key async for info in backend.list("index/") if parse_seq_key(info.key) is not None]
     for key in sorted(keys):
         record = decode(await backend.get(key), IndexRecord)
+        if (record.peer, record.seq) != parse_seq_key(key):
+            raise ObjectCorrupt(f"{key} is another index")
         for pack in record.packs:
             importer.add_pack(
                 PackId(pack.id),

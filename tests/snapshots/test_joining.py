@@ -263,3 +263,16 @@ async def test_content_that_is_missing_or_damaged_is_an_error_and_never_zeros(tm
             except (ObjectMissing, ObjectCorrupt):
                 kinds.append("trees")
     assert sorted(kinds) == ["content", "content", "trees", "trees"]
+
+
+@pytest.mark.parametrize("prefix", ["index/", "snapshots/", "peers/"])
+async def test_an_object_under_the_key_of_another_is_corrupt(tmp_path: Path, prefix: str) -> None:
+    remote = Remote()
+    await one_file(tmp_path / "one", remote, released=True)
+    async with opened(tmp_path / "two", remote) as peer:
+        await peer.file(b"second", b"2")
+        await peer.publish(released=True)
+    first, *_, last = sorted(keys_under(remote, prefix))
+    remote.objects[last] = remote.objects[first]
+    with pytest.raises(ObjectCorrupt, match="another"):
+        await built_from(remote, tmp_path / "three")

@@ -1,0 +1,64 @@
+"""Filling meta.db from a remote: entries that no file system can have are refused, not stored."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncer.errors import ObjectCorrupt
+from syncer.meta.importer import ImportedInode, Importer
+from syncer.meta.store import MetaStore
+from syncer.values import ROOT_INODE, BlockId, PackId, TreeId
+
+ID = bytes(range(32))
+DIRECTORY, FILE = 0o040755, 0o100644
+
+
+@pytest.fixture
+def meta(tmp_path: Path) -> Iterator[MetaStore]:
+    (tmp_path / "journal").mkdir()
+    store = MetaStore(tmp_path)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def importer(meta: MetaStore) -> Importer:
+    importer = Importer(meta.database)
+    importer.add_root(inode(ROOT_INODE, DIRECTORY), TreeId(ID))
+    return importer
+
+
+def inode(number: int, mode: int, nlink: int = 1, *blocks: bytes) -> ImportedInode:
+    extents = tuple((start * 10, 10, BlockId(block), 0) for start, block in enumerate(blocks))
+    return ImportedInode(number, mode, 0, 0, nlink, 10 * len(blocks), 0, 0, 0, None, ((b"user.x", b"1"),), extents)
+
+
+def test_further_names_of_a_file_share_its_inode(meta: MetaStore, importer: Importer) -> None:
+    importer.add_pack(PackId(ID), 100, 0, 1, [(BlockId(ID), 0, 15, 10)])
+    file = inode(5, FILE, 2, ID)
+    importer.add_entries(ROOT_INODE, [(b"a", file), (b"d", inode(6, DIRECTORY, 2))], [(6, TreeId(ID))])
+    importer.add_entries(6, [(b"b", file)], [])
+    totals = importer.finish()
+    assert (totals.files, totals.directories, totals.logical_bytes) == (1, 2, 10)
+    assert [parent for parent, _ in meta.names.parents(5)] == [ROOT_INODE, 6]
+    assert [(e.start, e.length) for e in meta.extents.find(5, 0, 10)] == [(0, 10)]
+
+
+def test_a_block_that_no_index_lists_is_corrupt(importer: Importer) -> None:
+    with pytest.raises(ObjectCorrupt, match="1 blocks are in the tree and in no index"):
+        importer.add_entries(ROOT_INODE, [(b"a", inode(5, FILE, 1, ID))], [])
+
+
+def test_a_name_that_comes_twice_is_corrupt(importer: Importer) -> None:
+    importer.add_entries(ROOT_INODE, [(b"a", inode(5, FILE))], [])
+    with pytest.raises(ObjectCorrupt, match="a name twice"):
+        importer.add_entries(ROOT_INODE, [(b"a", inode(6, FILE))], [])
+
+
+@pytest.mark.parametrize("number", [ROOT_INODE, 7])
+def test_a_directory_in_two_places_is_corrupt(importer: Importer, number: int) -> None:
+    """It could be below itself."""
+    importer.add_entries(ROOT_INODE, [(b"a", inode(7, DIRECTORY))], [(7, TreeId(ID))])
+    with pytest.raises(ObjectCorrupt, match="two places"):
+        importer.add_entries(7, [(b"again", inode(number, DIRECTORY))], [])
