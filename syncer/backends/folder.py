@@ -155,6 +155,8 @@ class FolderBackend(Backend):
     def _read_folder(self, prefix: str) -> Folder:
         folders: list[str] = []
         objects: list[ObjectInfo] = []
+        if not prefix:
+            self._check_there()  # a bare mountpoint can be read as well
         try:
             with os.scandir(f"{self._root}/{prefix}") as entries:
                 for entry in entries:

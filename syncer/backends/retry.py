@@ -13,7 +13,6 @@ import trio
 
 from syncer.backends.base import Backend, ObjectInfo
 from syncer.errors import BackendError, RemoteUnreachable
-from syncer.values import PACK_BYTES
 
 T = TypeVar("T")
 
@@ -57,8 +56,9 @@ class RetryingBackend(Backend):
         await self.repeat(f"put {key}", lambda: self._inner.put(key, data), moved_bytes=memoryview(data).nbytes)
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        moved = PACK_BYTES if length is None else length
-        return await self.repeat(f"get {key}", lambda: self._inner.get(key, offset, length), moved_bytes=moved)
+        if length is None:  # how much time is fair depends on how much comes
+            length = max(0, (await self.stat(key)).size_bytes - offset)
+        return await self.repeat(f"get {key}", lambda: self._inner.get(key, offset, length), moved_bytes=length)
 
     async def stat(self, key: str) -> ObjectInfo:
         return await self.repeat(f"stat {key}", lambda: self._inner.stat(key))

@@ -200,6 +200,8 @@ class RsyncBackend(Backend):
         try:
             async with self._fetches:
                 await self._program.list(source, output, recursive=True)
+            if source == self._url(""):
+                await self._check_there()  # a bare mountpoint can be read as well
         except ObjectMissing:
             output.close()
             await self._check_there()

@@ -119,7 +119,7 @@ def translate(name: str, code: int, said: str) -> BackendError:
         return RemoteFull(message, hint="make room there")
     if numbers & _DENIED:
         return RemoteRefused(message, hint="check the owner and permissions of the module's folder on the server")
-    if code == 23 and numbers & _ABSENT:
+    if (code == 23 and numbers & _ABSENT) or "temp-dir does not exist" in said:
         return ObjectMissing(message)
     if code in _REFUSED_CODES:
         return RemoteRefused(message)

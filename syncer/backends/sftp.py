@@ -220,6 +220,8 @@ class SftpBackend(Backend):
                 raise
             self._check_there(session)
             return Folder((), ())
+        if not entries:
+            self._check_there(session)  # a bare mountpoint can be read as well
         for name, found in entries:
             attributes: Attributes | None = found
             if not found.is_file and not found.is_folder:  # a link, or a server that does not tell
