@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 3
 """A pack that is not full leaves when its oldest block has waited this many times the upload delay."""
-PACKERS = 2
-"""Packs are made by so many threads at most: each holds the pack twice while it does."""
+PACKERS = 1
+"""Packs are made by so many threads at most (each holds its pack twice meanwhile); one is faster than most networks."""
 RETRY_S = 5.0
 """How long to leave a remote alone that has failed in spite of the retries of its backend."""
 
