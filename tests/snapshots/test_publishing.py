@@ -74,6 +74,34 @@ async def test_the_snapshot_is_of_one_moment_whatever_changes_during_it(
             same(await built_from(remote, tmp_path / f"two{round_}"), moments[-1])
 
 
+@pytest.mark.usefixtures("small_nodes")
+@pytest.mark.parametrize("published_before", [0, 1, 2])
+async def test_a_name_that_goes_during_a_publication_is_gone_in_the_next(tmp_path: Path, published_before: int) -> None:
+    """Only the note of the change can tell the next publication, which does not look at the other names."""
+    remote = Remote()
+    async with opened(tmp_path / "one", remote) as peer:
+        crowd = peer.directory(b"crowd")
+        for number in range(60):
+            peer.file_system.create(crowd, b"file %d" % number, 0o100644, ME)
+        for number in range(published_before):
+            await peer.publish()
+            peer.file_system.setattr(number_of(peer, crowd, b"file %d" % number), mode=0o600)
+        going = [b"file 40", b"file 41"]
+
+        def remove_one(key: str) -> None:
+            if key.startswith("snapshots/"):
+                peer.file_system.unlink(crowd, going.pop())
+
+        remote.on_put = remove_one
+        await peer.publish()
+        await peer.publish()
+        remote.on_put = lambda key: None
+        await peer.publish()
+        assert not going
+        expected = peer.picture()
+    same(await built_from(remote, tmp_path / "two"), expected)
+
+
 # --- how much is uploaded ---------------------------------------------------------------------------------------
 
 
@@ -136,6 +164,7 @@ async def test_what_was_built_from_the_remote_adds_only_its_claim(tmp_path: Path
         await peer.publish(released=True)
     taken = list(remote.taken)
     async with opened(tmp_path / "two", remote) as peer:
+        assert peer.meta.names.large == {crowd}
         await peer.publish()
         peer.file_system.setattr(number_of(peer, crowd, b"file 7"), mtime_ns=5)
         peer.file_system.unlink(crowd, b"file 8")
