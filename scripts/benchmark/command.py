@@ -1,5 +1,6 @@
 """The command line of `scripts/bench`: what to measure, with whom, how often, and where the report goes."""
 
+import importlib.util
 import os
 import resource
 import subprocess
@@ -115,6 +116,8 @@ def command(
       scripts/bench --only create --only rename --peers c,syncer,sshfs
       scripts/bench all --json figures.json --markdown docs/performance.md --png docs/performance.png
     """
+    if png_file and not importlib.util.find_spec("matplotlib"):
+        raise click.ClickException("--png needs matplotlib, which scripts/bench installs")  # said before hours of work
     if scratch:
         os.environ["TMPDIR"] = tempfile.tempdir = str(scratch.absolute())  # the servers' folders go there too
     _raise_limits()

@@ -48,7 +48,7 @@ class Sshfs(System):
         return no_programs("sshfs", "ssh-keygen")
 
     def version(self) -> str:
-        return first_line("sshfs", "--version")
+        return first_line("sshfs", "--version", containing="SSHFS")
 
     @contextlib.contextmanager
     def mounted(self, folder: Path) -> Iterator[Mount]:

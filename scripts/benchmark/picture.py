@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.benchmark.report import CEILING, figure
+from scripts.benchmark.report import RIVALS, figure
 from scripts.benchmark.results import Report, Table
 from scripts.benchmark.rows import Row
 
@@ -49,7 +49,7 @@ def _chart(axes: "Axes", table: Table, row: Row) -> None:
         median = cell.median
         assert median is not None
         spread = [[median - min(cell.values)], [max(cell.values) - median]]
-        axes.barh(at, median, xerr=spread, color=_colour(column), ecolor="#303030", height=0.7)
+        axes.barh(at, median, xerr=spread, color=_colour(table, column), ecolor="#303030", height=0.7)
         label = f" {figure(median)}{'*' if cell.capped else ''}"
         axes.text(max(cell.values), at, label, va="center", fontsize=7)
     axes.set_yticks(range(len(columns)), [table.columns[column].title for column in columns], fontsize=7)
@@ -58,11 +58,12 @@ def _chart(axes: "Axes", table: Table, row: Row) -> None:
     axes.tick_params(axis="x", labelsize=6)
     axes.spines[["top", "right"]].set_visible(False)
     better = "less is better" if row.less_is_better else ""
-    axes.set_title(row.title, fontsize=8)
+    axes.set_title(row.title if table.key == "table" else f"{table.title}:\n{row.title}", fontsize=8)
     axes.set_xlabel(", ".join(filter(None, [row.unit, better])), fontsize=7)
 
 
-def _colour(column: str) -> str:
-    if column in CEILING:
-        return LIMIT
-    return OURS if column.startswith("syncer") else THEIRS
+def _colour(table: Table, column: str) -> str:
+    if column in RIVALS:
+        return OURS if column.startswith("syncer") else THEIRS
+    # What else there is bounds the rivals; in a table without them the columns are syncer's own ways.
+    return LIMIT if any(other in RIVALS for other in table.columns) else OURS

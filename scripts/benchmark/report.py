@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scripts.benchmark.requirements import Verdict, judge
+from scripts.benchmark.requirements import JUICEFS_ON_S3, PEERS, Verdict, judge
 from scripts.benchmark.results import Cell, Report, Table
 from scripts.benchmark.rows import Row
 
@@ -10,8 +10,8 @@ BEGIN = "<!-- figures: written by scripts/bench, from here -->"
 END = "<!-- figures: to here -->"
 NOT_MEASURED = "-"
 LEGEND = "`*` the time cap ended it; `FAILED`: the JSON file says why; `-` not measured. Bold: the best of the rivals."
-CEILING = ("c", "c-through", "plain", "bare", "boto3")
-"""Columns that are no rivals: less than a remote file system, or no file system at all."""
+RIVALS = ("syncer", "syncer-writeback", *PEERS, *JUICEFS_ON_S3)
+"""The columns that do the same job, of which one is the best."""
 
 
 def markdown(report: Report) -> str:
@@ -39,8 +39,8 @@ def figure(value: float) -> str:
 
 
 def best_of(table: Table, row: Row) -> str | None:
-    """The column with the best median of *row* among those that compete."""
-    medians = {column: table.median(row.key, column) for column in table.columns if column not in CEILING}
+    """The column with the best median of *row* among rivals; None when there are not at least two."""
+    medians = {column: table.median(row.key, column) for column in table.columns if column in RIVALS}
     measured = {column: value for column, value in medians.items() if value is not None}
     if len(measured) < 2:
         return None

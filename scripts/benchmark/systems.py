@@ -159,11 +159,11 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
-def first_line(*command: str | Path) -> str:
-    """The first line of what a program says of itself."""
+def first_line(*command: str | Path, containing: str = "") -> str:
+    """The first line, of those with *containing* in them, of what a program says of itself."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[0] if lines else ""
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return next((line.strip() for line in lines if containing in line), "")
 
 
 def _serves(path: Path) -> bool:

@@ -377,7 +377,8 @@ def _count(path: str, *, files_only: bool = False) -> int:
 def _line_waits() -> Callable[[], bool]:
     poller = select.poll()
     poller.register(0, select.POLLIN)
-    return lambda: bool(poller.poll(0))
+    # A pipe that was closed without another line is ready too, but has nothing to read: that tells nothing.
+    return lambda: any(event & select.POLLIN for _, event in poller.poll(0))
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def measure(settings: Settings) -> Table:
         (
             Row(key="read-rest", title="local sequential read, at rest", unit="MiB/s", per_unit=MEBIBYTE),
             Row(key="read-busy", title="local sequential read, uploading", unit="MiB/s", per_unit=MEBIBYTE),
-            Row(key="read-ratio", title="of it while uploading", unit="x"),
+            Row(key="read-ratio", title="its share of the speed at rest", unit="x"),
             Row(key="stat-rest", title="look-up, 99th percentile, at rest", unit="ms", less_is_better=True),
             Row(key="stat-busy", title="look-up, 99th percentile, uploading", unit="ms", less_is_better=True),
             Row(key="upload", title="the upload meanwhile", unit="MiB/s", per_unit=MEBIBYTE),
