@@ -231,7 +231,8 @@ class Peer:
             case 2:
                 self.file_system.setattr(number, mtime_ns=rng.randrange(-(10**18), 4 * 10**18))
             case 3:
-                self.file_system.setxattr(number, b"user.%d" % rng.randrange(3), rng.randbytes(rng.randrange(40)))
+                value = rng.randbytes(rng.choice([0, 40, 3000]))
+                self.file_system.setxattr(number, b"user.%d" % rng.randrange(3), value)
             case _:
                 self.file_system.removexattr(number, b"user.%d" % rng.randrange(3))
 
