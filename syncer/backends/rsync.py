@@ -157,7 +157,7 @@ class RsyncBackend(Backend):
             try:
                 await self._program.send(f"{staged.folder}/", self._module, list(contents), temporary)
             except ObjectMissing as error:  # of the folders it writes to
-                self._prepared = not await self._has_objects()
+                self._prepared = not await self._has_anything()
                 raise RemoteUnreachable(f"{self.name} has lost its folder {TEMPORARY}: {error}") from error
         finally:
             staged.close()
@@ -213,19 +213,20 @@ class RsyncBackend(Backend):
 
     async def _check_there(self) -> None:
         """Raises: RemoteUnreachable: there were objects, and now the folder is gone or bare (its disk not mounted)."""
-        if self._seen and not await self._has_objects():
+        if self._seen and not await self._has_anything():
             raise RemoteUnreachable(
                 f"the folder of {self.name} is gone", hint="let the server mount the disk that holds it"
             )
 
-    async def _has_objects(self) -> bool:
-        """Whether anything lies in the folder that could be ours."""
+    async def _has_anything(self) -> bool:
+        """Whether anything lies in the folder that is ours."""
         with tempfile.TemporaryFile() as output:
             try:
                 await self._program.list(self._url(""), output, recursive=False)
             except ObjectMissing:
                 return False
-            return any(is_segment(line["name"]) for line in _lines(output))
+            names = {line["name"] for line in _lines(output)} - {"."}
+            return any(name == TEMPORARY or is_segment(name) for name in names)
 
 
 class _Stage:

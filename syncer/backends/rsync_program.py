@@ -19,6 +19,7 @@ _VANISHED = 24
 _REFUSED_CODES = {1, 2, 3, 4, 6}
 """Syntax, protocol or selection of files; and "daemon unable to append to log-file"."""
 _ERRNO = re.compile(r"^rsync: .*\((\d+)\)\s*$", re.MULTILINE)
+_ROLE = re.compile(r"^(Password: )?(rsync: )?(\[\w+\] )?")
 _FULL = {28, 122}  # ENOSPC, EDQUOT
 _DENIED = {1, 13, 30}  # EPERM, EACCES, EROFS
 _ABSENT = {2, 20}  # ENOENT, ENOTDIR
@@ -111,7 +112,7 @@ def translate(name: str, code: int, said: str) -> BackendError:
     """What exit code *code* and the messages *said* mean; see EXIT VALUES in rsync(1)."""
     lines = [line for line in said.splitlines() if line.strip()]
     cause = next((line for line in lines if "@ERROR" in line), lines[0] if lines else f"rsync ended with code {code}")
-    message = f"{name}: {cause.removeprefix('Password: ').removeprefix('rsync: ').strip()}"
+    message = f"{name}: {_ROLE.sub('', cause).strip()}"
     if "@ERROR" in cause:
         return _translate_daemon(message, cause)
     numbers = {int(number) for number in _ERRNO.findall(said)}

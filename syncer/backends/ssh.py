@@ -238,9 +238,17 @@ def _authenticate(target: _Target, transport: paramiko.Transport) -> None:
 
     Raises: RemoteRefused; and paramiko's own exceptions when the connection breaks.
     """
+    agent = paramiko.Agent()
+    try:
+        _offer_keys(target, transport, agent)
+    finally:
+        agent.close()
+
+
+def _offer_keys(target: _Target, transport: paramiko.Transport, agent: paramiko.Agent) -> None:
     tried: list[str] = []
     locked: list[str] = []
-    for name, key in _keys(target, locked):
+    for name, key in _keys(target, agent, locked):
         tried.append(name)
         try:
             if not transport.auth_publickey(target.user, key):
@@ -262,17 +270,17 @@ def _authenticate(target: _Target, transport: paramiko.Transport) -> None:
     )
 
 
-def _keys(target: _Target, locked: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
+def _keys(target: _Target, agent: paramiko.Agent, locked: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
     """The keys to offer, each with a name for messages; names of those that need a passphrase go to *locked*."""
     public = {path: _public_blob(path) for path in target.identities}
-    agent = {key.asbytes(): key for key in paramiko.Agent().get_keys()}
+    held = {key.asbytes(): key for key in agent.get_keys()}
     offered: set[bytes] = set()
     for path, blob in public.items():
-        if blob is not None and blob in agent:
+        if blob is not None and blob in held:
             offered.add(blob)
-            yield f"{path} from the agent", agent[blob]
+            yield f"{path} from the agent", held[blob]
     if not target.identities_only:
-        for blob, key in agent.items():
+        for blob, key in held.items():
             if blob not in offered:
                 offered.add(blob)
                 yield f"{key.get_name()} from the agent", key

@@ -73,11 +73,22 @@ class SshServer(Server):
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where sshd of root locks itself up before a login
 
-    def make_key(self, name: str) -> Path:
-        """A fresh key pair in the server's folder; the private half's path."""
+    def make_key(self, name: str, kind: str = "ed25519") -> Path:
+        """A fresh key pair in the server's folder, in place of an older one of that name; the private half's path."""
         path = self.folder / name
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", path], check=True)
+        for half in (path, Path(f"{path}.pub")):
+            half.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", name, "-f", path], check=True)
         return path
+
+    def add_known_hosts(self, text: str) -> None:
+        """Let the client's configuration know further hosts."""
+        self.known_hosts.write_text(self.known_hosts.read_text() + text)
+
+    def add_option(self, line: str) -> None:
+        """A further line of sshd's configuration, from the next start on."""
+        path = self.folder / "sshd_config"
+        path.write_text(f"{path.read_text()}{line}\n")
 
     def command(self) -> Sequence[str]:
         assert _SSHD, "sshd is not installed (openssh-server)"
@@ -98,7 +109,7 @@ class RsyncServer(Server):
     """An rsync daemon with one module, `blobs`, for one user with a password.
 
     Attributes:
-        root: the module's folder.
+        root: the module's folder. What clients did is in the file `log` beside it.
         password_file: a file with the password, as rsync's --password-file wants it.
     """
 
@@ -118,6 +129,7 @@ class RsyncServer(Server):
         lines = (
             "address = 127.0.0.1",
             f"port = {self.port}",
+            f"log file = {self.folder}/log",
             "use chroot = no",
             "[blobs]",
             f"path = {self.root}",

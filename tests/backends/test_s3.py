@@ -1,0 +1,142 @@
+"""S3's own ways: credentials, endpoints, profiles, buckets, and what its answers mean."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from botocore import exceptions as boto_errors
+
+from syncer.backends.open import open_backend
+from syncer.backends.s3 import _translate
+from syncer.errors import (
+    BackendError,
+    ObjectMissing,
+    RemoteFull,
+    RemoteRefused,
+    RemoteUnreachable,
+)
+from tests.backends.test_contract import listed
+from tests.support.servers import S3Server
+
+
+@pytest.fixture
+def server(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield s3_server
+
+
+async def everything_is_refused(url: str, message: str) -> None:
+    async with open_backend(url) as backend:
+        for call in (
+            lambda: backend.put("object", b""),
+            lambda: backend.get("object"),
+            lambda: backend.stat("object"),
+            lambda: backend.delete("object"),
+            lambda: listed(backend),
+        ):
+            with pytest.raises(RemoteRefused) as caught:
+                await call()
+            assert message in f"{caught.value} ({caught.value.hint})"
+
+
+async def test_no_such_bucket(server: S3Server) -> None:
+    """A HEAD has no body to say so: it must not look like a missing object."""
+    await everything_is_refused("s3://no-such-bucket/blobs", "create the bucket first")
+
+
+async def test_wrong_credentials(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the right one")
+    await everything_is_refused(server.url(), "check the credentials")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    await everything_is_refused(server.url(), "check the credentials")
+
+
+async def test_no_credentials(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    await everything_is_refused(server.url(), "check the credentials")
+
+
+async def test_the_endpoint_in_the_url(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    # A name instead of an address: only path style works here, since nobody knows bucket.localhost.
+    url = f"{server.url('in-the-url')}?endpoint=http://localhost:{server.port}&region=us-east-1"
+    async with open_backend(url) as backend:
+        await backend.put("object", b"data")
+        assert await backend.get("object") == b"data"
+
+
+async def test_a_profile(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in server.environment:
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(f"[profile blobs]\nregion = us-east-1\nendpoint_url = {server.endpoint}\n")
+    (tmp_path / "credentials").write_text(
+        f"[blobs]\naws_access_key_id = {server.access_key}\naws_secret_access_key = {server.secret_key}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    async with open_backend(f"{server.url('profile')}?profile=blobs") as backend:
+        await backend.put("object", b"data")
+    await everything_is_refused(f"{server.url()}?profile=nobody", "profile (nobody) could not be found")
+
+
+async def test_an_endpoint_that_is_no_address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    await everything_is_refused(server.url(), "check AWS_ENDPOINT_URL")
+
+
+async def test_prefixes_keep_apart(server: S3Server) -> None:
+    async with (
+        open_backend(server.url("apart/a")) as one,
+        open_backend(server.url("apart/ab")) as other,
+        open_backend(server.url("")) as whole,
+    ):
+        await one.put("x", b"one")
+        await other.put("x", b"other")
+        assert await listed(one) == {"x": 3}
+        assert await one.get("x") == b"one"
+        assert {"apart/a/x": 3, "apart/ab/x": 5}.items() <= (await listed(whole)).items()
+
+
+def answer(code: str, status: int) -> boto_errors.ClientError:
+    return boto_errors.ClientError(
+        {"Error": {"Code": code, "Message": "said the server"}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "PutObject",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (answer("NoSuchKey", 404), ObjectMissing),
+        (answer("404", 404), ObjectMissing),
+        (answer("NoSuchBucket", 404), RemoteRefused),
+        (answer("AccessDenied", 403), RemoteRefused),
+        (answer("ExpiredToken", 400), RemoteRefused),
+        (answer("InvalidArgument", 400), RemoteRefused),
+        (answer("SlowDown", 503), RemoteUnreachable),
+        (answer("InternalError", 500), RemoteUnreachable),
+        (answer("RequestTimeout", 400), RemoteUnreachable),
+        (answer("429", 429), RemoteUnreachable),
+        (answer("", 502), RemoteUnreachable),
+        (answer("QuotaExceeded", 403), RemoteFull),
+        (answer("XMinioStorageFull", 507), RemoteFull),
+        (answer("", 507), RemoteFull),
+        (boto_errors.EndpointConnectionError(endpoint_url="http://x", error="no"), RemoteUnreachable),
+        (boto_errors.ConnectTimeoutError(endpoint_url="http://x"), RemoteUnreachable),
+        (boto_errors.ReadTimeoutError(endpoint_url="http://x"), RemoteUnreachable),
+        (boto_errors.ConnectionClosedError(endpoint_url="http://x"), RemoteUnreachable),
+        (boto_errors.ResponseStreamingError(error="broken"), RemoteUnreachable),
+        (boto_errors.IncompleteReadError(actual_bytes=1, expected_bytes=2), RemoteUnreachable),
+        (boto_errors.SSLError(endpoint_url="https://x", error=ValueError("certificate")), RemoteRefused),
+        (boto_errors.NoCredentialsError(), RemoteRefused),
+        (ConnectionResetError(104, "reset"), RemoteUnreachable),
+    ],
+)
+def test_what_answers_mean(error: Exception, expected: type[BackendError]) -> None:
+    translated = _translate(error, "s3://bucket", "key")
+    assert type(translated) is expected
+    assert "s3://bucket" in str(translated)
