@@ -226,7 +226,7 @@ class Engine:
         """Make everything committed durable in meta.db, let the WAL start over, and drop the journal before it."""
         database = self.meta.database
         if database.free_pages() >= SHRINK_PAGES:
-            database.shrink(database.free_pages())
+            database.shrink(SHRINK_PAGES)
         self.meta.commit()
         position = database.committed_position
         taken = self.store.begin_sync()

@@ -65,7 +65,7 @@ class Budget:
 
     def _free(self) -> int:
         """Room for new bytes. Commits and checkpoints to come take room too, and nobody asks before they do."""
-        coming = self._wal_bytes + self._meta.database.uncommitted * PAGE_BYTES
+        coming = self._wal_bytes + self._meta.database.uncommitted_bytes()
         return self.limit_bytes - HEADROOM_BYTES - self.used_bytes - coming
 
     def make_room(self, wanted_bytes: int, *, rows: bool = False) -> bool:
@@ -73,10 +73,8 @@ class Budget:
 
         With *rows*, room inside meta.db will do: the bytes are going to be a row there.
         """
-        while (missing := wanted_bytes - self._free()) > 0:
-            if rows and self._reusable_bytes >= wanted_bytes:
-                self._reusable_bytes -= wanted_bytes
-                return True
+        spare_bytes = self._reusable_bytes if rows else 0
+        while (missing := wanted_bytes - self._free() - spare_bytes) > 0:
             chosen = self._victims(missing)
             if not chosen:
                 return False

@@ -20,8 +20,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound="Table")
 
-UNCOMMITTED_MAX = 1024
-"""So much (see `uncommitted`) is committed before anything more is recorded: it bounds what a commit writes."""
+UNCOMMITTED_OPERATIONS = 512
+UNCOMMITTED_BYTES = 1024 * 1024
+"""So many operations, or bytes of them in the journal, are committed before anything more is recorded."""
+PAGE_BYTES = 4096
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -98,6 +100,7 @@ class Database:
         self.journal: Journal | None = None
         self.pending = False
         self.damaged = False
+        self._wal_bytes = 0
         self.on_pending: Callable[[], None] = lambda: None
         self.on_commit: list[Callable[[], None]] = []
         self._operations = 0
@@ -153,7 +156,8 @@ class Database:
             raise LocalDamage(
                 f"{self.path}: an operation failed half-way, so no further change is taken", hint="mount again"
             )
-        if self._operations >= UNCOMMITTED_MAX or self.journal.end - self.committed_position > UNCOMMITTED_MAX * 4096:
+        waiting = self.journal.end - self.committed_position
+        if self._operations >= UNCOMMITTED_OPERATIONS or waiting > UNCOMMITTED_BYTES:
             self.commit()
         if not self.pending:
             self.begin()
@@ -171,11 +175,16 @@ class Database:
         self.damaged = True
         return LocalDamage(f"{self.path}: {error}", hint="see that its disk has room and is sound, then mount again")
 
-    @property
-    def uncommitted(self) -> int:
-        """How much waits for a commit: operations, counting each 4 KiB of journal as one more."""
-        journal_bytes = self.journal.end - self.committed_position if self.journal else 0
-        return self._operations + journal_bytes // 4096
+    def uncommitted_bytes(self) -> int:
+        """How much of the disk the next commit may take, and the checkpoint after it: a careful guess.
+
+        Each operation changes about two pages; bytes of small writes are in the journal now, in the WAL after the
+        commit and in meta.db after the checkpoint.
+        """
+        if self.journal is None:
+            return 0
+        waiting = self.journal.end - self.committed_position
+        return self._operations * 2 * PAGE_BYTES + 3 * waiting
 
     def commit(self) -> None:
         """Commit everything recorded so far, and what the actions after a commit record: no transaction is left open.
