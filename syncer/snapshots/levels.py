@@ -60,7 +60,7 @@ class Levels(Generic[Item, Ref]):
         self._nodes: defaultdict[int, list[Ref]] = defaultdict(list)
         self._nodes_end: defaultdict[int, int] = defaultdict(int)
         self._counts: defaultdict[int, int] = defaultdict(int)
-        self._first: dict[int, Ref] = {}
+        self._last: dict[int, Ref] = {}
 
     def add(self, item: Item, ends: int) -> None:
         """Append an item that ends nodes on *ends* levels."""
@@ -97,7 +97,7 @@ class Levels(Generic[Item, Ref]):
         self._nodes[level].append(node)
         self._nodes_end[level] = ends
         self._counts[level] += 1
-        self._first.setdefault(level, node)
+        self._last[level] = node
 
     def _is_full(self, level: int) -> bool:
         return self._nodes_end[level] > level or len(self._nodes[level]) >= self._shape.items_max
@@ -121,4 +121,4 @@ class Levels(Generic[Item, Ref]):
             if self._nodes[level]:
                 self._close(level)
             level += 1
-        return level, self._first[level]
+        return level, self._last[level]

@@ -337,6 +337,27 @@ def test_a_difference_loads_only_what_differs() -> None:
         assert len(bag.loaded) <= 8
 
 
+def test_a_difference_of_trees_of_different_heights_loads_only_what_differs() -> None:
+    def height(root: TreeId) -> int:
+        node = decode_node(bag.nodes[root])
+        return node.level if isinstance(node, DirectoryBranch) else 0
+
+    bag = NodeBag()
+    entries = long_directory(3000)
+    large = build(entries[:1000], bag)
+    for entry in entries[1000:]:
+        small, large = large, update_directory(large, {entry.name: entry}, bag.load, bag.emit, TINY)
+        if height(large) > height(small):
+            break
+    assert height(large) > height(small) > 5
+    bag.forget()
+    assert list(diff_directory(small, large, bag.load)) == [(entry.name, None, entry)]
+    assert len(bag.loaded) < 30
+    bag.forget()
+    assert list(diff_directory(large, small, bag.load)) == [(entry.name, entry, None)]
+    assert len(bag.loaded) < 30
+
+
 def test_the_root_of_a_snapshot_comes_back_and_nothing_else_is_one() -> None:
     bag = NodeBag()
     tree = build(long_directory(20), bag)
