@@ -137,12 +137,25 @@ class Collection:
     manifest: Manifest
 
 
-@pytest.fixture(scope="session")
-def collection(scale: Scale) -> Iterator[Collection]:
-    """The input of the tests: well over the budget. Nobody changes it."""
+@contextlib.contextmanager
+def _built(wanted_bytes: int, real_files: int, real_bytes: int) -> Iterator[Collection]:
     folder = Path(tempfile.mkdtemp(prefix="syncer-collection-"))
     try:
-        path = build(folder / "c", scale.collection_bytes, real_files=scale.real_files, real_bytes=scale.real_bytes)
+        path = build(folder / "c", wanted_bytes, real_files=real_files, real_bytes=real_bytes)
         yield Collection(path, manifest(path))
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def collection(scale: Scale) -> Iterator[Collection]:
+    """The input of the tests: well over the budget. Nobody changes it."""
+    with _built(scale.collection_bytes, scale.real_files, scale.real_bytes) as built:
+        yield built
+
+
+@pytest.fixture(scope="session")
+def small_collection(scale: Scale) -> Iterator[Collection]:
+    """The same at half the size: still over the budget."""
+    with _built(scale.collection_bytes // 2, scale.real_files // 3, scale.real_bytes // 3) as built:
+        yield built

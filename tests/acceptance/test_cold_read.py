@@ -40,7 +40,7 @@ def read_through(path: Path) -> int:
 
 def filled(mount: Mount, scale: Scale) -> bytes:
     """Put one large file on the remote; DATA is gone afterwards."""
-    data = random.Random(13).randbytes(2 * scale.large_file_bytes)
+    data = random.Random(13).randbytes(scale.large_file_bytes)
     mount.start()
     (mount.path / "large").write_bytes(data)
     mount.umount(wait=True)
@@ -95,13 +95,14 @@ def test_over_s3_beside_boto3(place: Path, remote_of: MakeRemote, scale: Scale) 
     ours, theirs = [], []
     with Mount(place, remote.url, 64, extra=remote.environment, lifetime_s=scale.lifetime_s) as mount:
         data = filled(mount, scale)
-        client = s3_client(server)
         packs = [f"{place.name}/{key}" for key in sorted(remote.keys()) if key.startswith("packs/")]
 
-        def fetch(key: str) -> int:
-            return len(client.get_object(Bucket=server.bucket, Key=key)["Body"].read())
-
         def fetch_all() -> None:
+            client = s3_client(server)  # a new one each time: connecting counts for both
+
+            def fetch(key: str) -> int:
+                return len(client.get_object(Bucket=server.bucket, Key=key)["Body"].read())
+
             with ThreadPoolExecutor(4) as threads:
                 assert sum(threads.map(fetch, packs)) >= len(data)
 

@@ -14,7 +14,7 @@ from tests.support.mounted import wait_until
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 3.0
+DEADLINE_S = 2.0
 GRACE_S = 3.0
 """What a busy machine may add to a deadline."""
 PROMPT_S = 2.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Collection, MakeRemote, Scale
-from tests.support.collection import differences, manifest
+from tests.support.collection import differences, manifest, total_bytes
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
 
@@ -47,48 +47,50 @@ def finish_copy(collection: Collection, mount: Mount, timeout_s: float) -> None:
 
 
 def test_sigterm_in_the_middle_of_a_copy(
-    place: Path, remote_of: MakeRemote, collection: Collection, scale: Scale
+    place: Path, remote_of: MakeRemote, small_collection: Collection, scale: Scale
 ) -> None:
     with Mount(place, remote_of("folder").url, scale.megabytes, lifetime_s=scale.lifetime_s) as mount:
         mount.start()
         copy = subprocess.Popen(
-            ["cp", "-r", "--preserve=mode", collection.path, mount.path / "c"], stderr=subprocess.PIPE
+            ["cp", "-r", "--preserve=mode", small_collection.path, mount.path / "c"], stderr=subprocess.PIPE
         )
-        wait_until(lambda: mount.status()["logical_bytes"] > scale.collection_bytes / 4, "a quarter is copied")
+        wait_until(
+            lambda: mount.status()["logical_bytes"] > total_bytes(small_collection.manifest) / 4, "a quarter is copied"
+        )
         mount.stop(signal.SIGTERM)
         _, complaints = copy.communicate(timeout=60)
         assert copy.returncode != 0 and complaints, "the copy was over too early"
         mount.start()
-        finish_copy(collection, mount, scale.lifetime_s)
+        finish_copy(small_collection, mount, scale.lifetime_s)
         mount.umount(wait=True, timeout_s=scale.lifetime_s)
         mount.finish()
 
 
 @pytest.mark.parametrize("share", [0.15, 0.6])
 def test_kill_in_the_middle_of_a_copy(
-    share: float, place: Path, remote_of: MakeRemote, collection: Collection, scale: Scale
+    share: float, place: Path, remote_of: MakeRemote, small_collection: Collection, scale: Scale
 ) -> None:
     with Mount(place, remote_of("folder").url, scale.megabytes, lifetime_s=scale.lifetime_s) as mount:
         mount.start()
         (mount.path / "c").mkdir()
         copier = subprocess.Popen(
-            [sys.executable, "-c", COPIER, collection.path, mount.path / "c"],
+            [sys.executable, "-c", COPIER, small_collection.path, mount.path / "c"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        said = _listen(copier, share * scale.collection_bytes, scale.lifetime_s)
+        said = _listen(copier, share * total_bytes(small_collection.manifest), scale.lifetime_s)
         mount.kill()
         assert copier.stdout
         said += copier.stdout.read()
         assert copier.wait(60) != 0, "the copy was over too early"
         copier.stdout.close()
         mount.start()
-        _check_acknowledged(said, collection.path, mount.path / "c")
-        finish_copy(collection, mount, scale.lifetime_s)
+        _check_acknowledged(said, small_collection.path, mount.path / "c")
+        finish_copy(small_collection, mount, scale.lifetime_s)
         mount.umount(wait=True, timeout_s=scale.lifetime_s)
         mount.forget_data()
         mount.start()
-        assert differences(collection.manifest, manifest(mount.path / "c")) == []
+        assert differences(small_collection.manifest, manifest(mount.path / "c")) == []
         mount.stop()
         mount.finish()
 

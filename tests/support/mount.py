@@ -39,12 +39,14 @@ class Watch:
 
     Attributes:
         disk_bytes: the most that lay in DATA at once, deleted files that were still open included.
+        parts: what that was, by name.
         memory_bytes: the peak resident memory.
         looks: how often it has looked.
     """
 
     def __init__(self, data: Path, pid: int) -> None:
         self.disk_bytes = 0
+        self.parts: dict[str, int] = {}
         self.memory_bytes = 0
         self.looks = 0
         self._data = data
@@ -62,16 +64,21 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        disk_bytes = self._on_disk() + self._deleted_but_open()
-        self.disk_bytes = max(self.disk_bytes, disk_bytes)
+        parts = {**self._on_disk(), "deleted": self._deleted_but_open()}
+        disk_bytes = sum(parts.values())
+        if disk_bytes > self.disk_bytes:
+            self.disk_bytes, self.parts = disk_bytes, parts
         self.memory_bytes = max(self.memory_bytes, peak_memory_bytes(self._pid))
         self.looks += 1
 
-    def _on_disk(self) -> int:
-        # What vanishes while du walks makes it complain and exit with 1; its sum stands.
-        command = ["du", "--summarize", "--block-size=1", "--one-file-system", str(self._data)]
-        outcome = subprocess.run(command, capture_output=True, check=False, timeout=30)
-        return int(outcome.stdout.split()[0]) if outcome.stdout else 0
+    def _on_disk(self) -> dict[str, int]:
+        """The bytes of each thing in DATA."""
+        # What vanishes while du walks makes it complain and exit with 1; its sums stand.
+        things = [os.path.join(self._data, name) for name in os.listdir(self._data)]
+        command = ["du", "--summarize", "--block-size=1", "--one-file-system", "--", *things]
+        outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        lines = [line.split("\t") for line in outcome.stdout.splitlines()]
+        return {os.path.basename(path): int(size) for size, path in lines}
 
     def _deleted_but_open(self) -> int:
         total = 0
@@ -133,8 +140,7 @@ class Mount:
         self._stack = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: Watch | None = None
-        self._runs = 0
-        self._said = 0
+        self._parts: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self._stack.enter_context(cleared(self.path))
@@ -157,7 +163,6 @@ class Mount:
         Raises: AssertionError: it ended, or said nothing within READY_S; its output is in the message.
         """
         assert self._process is None, "it is mounted already"
-        self._runs += 1
         self._output.unlink(missing_ok=True)
         with open(self._output, "wb") as output:
             guard = ["timeout", "--signal=KILL", f"{self._lifetime_s:g}"]
@@ -270,7 +275,8 @@ class Mount:
         if self._watch is not None:
             self._watch.look()
             self._watch.stop()
-            self.disk_bytes = max(self.disk_bytes, self._watch.disk_bytes)
+            if self._watch.disk_bytes > self.disk_bytes:
+                self.disk_bytes, self._parts = self._watch.disk_bytes, self._watch.parts
             self.memory_bytes = max(self.memory_bytes, self._watch.memory_bytes)
             self.looks += self._watch.looks
             self._watch = None
@@ -293,7 +299,7 @@ class Mount:
         assert self.warnings() == []
         assert self.looks, "nobody has looked"
         budget_bytes = self._config.budget_bytes
-        assert self.disk_bytes <= budget_bytes, f"DATA took {self.disk_bytes} bytes of {budget_bytes}"
+        assert self.disk_bytes <= budget_bytes, f"DATA took {self.disk_bytes} of {budget_bytes}: {self._parts}"
         assert self.memory_bytes < MEMORY_MAX_BYTES, f"the mount took {self.memory_bytes} bytes of memory"
 
 
