@@ -191,10 +191,10 @@ async def test_the_server_is_killed_while_it_takes_puts(server: Server, after: i
         for _ in range(3):
             nursery.start_soon(put_until_it_breaks)
         await enough.wait()
-        await trio.to_thread.run_sync(server.stop)
+        server.stop()
     with pytest.raises(RemoteUnreachable):
         await backend.stat("packs/object")
-    await trio.to_thread.run_sync(server.start)
+    server.start()
     await check_whole(backend, promised)
     await backend.put("packs/object", b"once more")
     assert await backend.get("packs/object") == b"once more"

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,8 @@ class Server(ABC):
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                # Linux means the thread that starts it, so a helper thread must not ask for this.
+                preexec_fn=_die_with_parent if threading.current_thread() is threading.main_thread() else None,
             )
         deadline = time.monotonic() + READY_S
         while True:
