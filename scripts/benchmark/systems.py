@@ -128,7 +128,7 @@ def running(
             yield mount
         finally:
             mount.peak_bytes = peak_bytes(process.pid)
-            _unmount(end or ["fusermount3", "-u", mount.path])
+            _unmount(process, end or ["fusermount3", "-u", mount.path])
     finally:
         _end(process)
         if mount.path in mountpoints():
@@ -176,10 +176,10 @@ def _serves(path: Path) -> bool:
         return False
 
 
-def _unmount(command: Sequence[str | Path]) -> None:
-    """Try for a while: right after the last worker something may still look at the mount ("device busy")."""
+def _unmount(process: "subprocess.Popen[bytes]", command: Sequence[str | Path]) -> None:
+    """Try as long as the mount's *process* lives, for a while: something may still look at it ("device busy")."""
     end = time.monotonic() + UMOUNT_S
-    while time.monotonic() < end:
+    while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if subprocess.run(command, capture_output=True, timeout=UMOUNT_S, check=False).returncode == 0:
                 return

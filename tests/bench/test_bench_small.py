@@ -198,6 +198,7 @@ def test_a_mount_that_dies_is_cleared_away(tmp_path: Path) -> None:
         _kill_mount_of(mount.path)
         with pytest.raises(tasks.TaskFailed):
             run("stat_files", mount.path, name="files", count=3)
+        assert mount.path in mountpoints()
     assert mount.path not in mountpoints()
 
 
