@@ -159,17 +159,19 @@ class NamespaceTable(Table):
         source, destination = self._inodes.need(parent), self._inodes.need(new_parent)
         inode = self._inodes.need(number)
         replaced = self.lookup(new_parent, new_name)
-        if replaced is not None:
-            self._leave(destination, new_name, now_ns)
+        if replaced is None:
+            self.execute(
+                "UPDATE dentries SET parent = ?, name = ? WHERE parent = ? AND name = ?",
+                (new_parent, new_name, parent, name),
+            )
+        else:  # the new name keeps its cookie: whoever lists the directory meets it once, before or after
+            self.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent, name))
+            self.execute("UPDATE dentries SET inode = ? WHERE parent = ? AND name = ?", (number, new_parent, new_name))
             victim = self._inodes.need(replaced)
             if victim.is_directory:
                 self._drop_directory(destination, victim, now_ns)
             else:
                 self._drop_link(victim, now_ns)
-        self.execute(
-            "UPDATE dentries SET parent = ?, name = ? WHERE parent = ? AND name = ?",
-            (new_parent, new_name, parent, name),
-        )
         self._note(source, name, now_ns)
         self._note(destination, new_name, now_ns)
         if inode.is_directory and parent != new_parent:

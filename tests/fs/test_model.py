@@ -6,13 +6,13 @@ Sealing, commits, checkpoints, uploads, eviction, restarts and kills come betwee
 
 import os
 import shutil
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from syncer.backends.memory import MemoryBackend
 from syncer.engine import Settings
@@ -20,64 +20,11 @@ from tests.support.core_check import check_engine, check_remote, check_stopped
 from tests.support.core_data import fast_folder
 from tests.support.core_driver import Driver, Step
 from tests.support.core_scale import Scale, real_scale, small_scale
+from tests.support.core_steps import generate, shrink
 from tests.support.core_world import NEVER_S, Complaints, open_world, threads_as_awaits
 
 LONG = bool(os.environ.get("SYNCER_TEST_LONG"))
 BUDGET_BYTES = 400_000_000
-
-few = st.integers(0, 5)
-border = st.integers(0, 7)
-delta = st.integers(-2, 2) | st.integers(-300, 300)
-size_arguments = (border, delta)
-
-
-def step(name: str, *arguments: st.SearchStrategy[object]) -> st.SearchStrategy[Step]:
-    return st.tuples(st.just(name), *arguments)
-
-
-write = step("write", few, st.integers(0, 2), border, border, delta, st.integers(0, 50))
-NAMES = [
-    step("create", few, few, st.integers(0, 4)),
-    step("create", few, few, st.just(0)),
-    step("link", few, few, few),
-    step("unlink", few),
-    step("rmdir", few),
-    step("rename", few, few, few, st.booleans()),
-    step("exchange", few, few),
-    step("scan", few, st.integers(1, 3)),
-]
-BYTES = [
-    write,
-    write,
-    write,
-    step("truncate", few, *size_arguments),
-    step("read", few, *size_arguments),
-    step("open", few, st.booleans()),
-    step("close", few),
-    step("look", few),
-    step("forget", few),
-    step("fsync", few),
-]
-ATTRIBUTES = [
-    step("chmod", few, st.sampled_from([0o600, 0o2775, 0o4755, 0])),
-    step("chown", few, few, few),
-    step("utimens", few, st.integers(-(10**18), 4 * 10**18)),
-    step("setxattr", few, few, st.integers(0, 300)),
-    step("removexattr", few, few),
-]
-BEHIND = [
-    step("commit"),
-    step("checkpoint"),
-    step("seal"),
-    step("seal_beside"),
-    step("yield", st.integers(1, 4)),
-    step("wait", st.sampled_from([0.0, 0.15, 3.0])),
-    step("evict", st.integers(1, 3)),
-    step("restart"),
-    step("crash", st.just(0)),
-    step("crash", st.integers(1, 40)),
-]
-steps = st.lists(st.one_of(*NAMES, *BYTES, *ATTRIBUTES, *BEHIND), min_size=15, max_size=90)
 
 
 def play(steps: Sequence[Step], scale: Scale) -> None:
@@ -111,23 +58,49 @@ async def _play(folder: Path, steps: list[Step], scale: Scale) -> None:
     check_stopped(world.data)
 
 
-def given_steps(examples: int) -> "settings":
-    return settings(
-        max_examples=examples * (50 if LONG else 1),
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
+def search(scale: Scale, examples: int, length: int) -> None:
+    """Play the sequences of *examples* seeds; the first that fails is made short and shown.
+
+    A failure is one line to keep: `play([...], scale)` in a test of its own.
+    """
+    for seed in range(examples * (50 if LONG else 1)):
+        steps = generate(seed, length)
+        failure = outcome(steps, scale)
+        if failure is not None:
+            report(seed, steps, scale, failure)
 
 
-@given(steps)
-@given_steps(150)
-def test_with_small_sizes(steps: list[Step]) -> None:
-    with small_scale() as scale:
+def report(seed: int, steps: Sequence[Step], scale: Scale, failure: BaseException) -> NoReturn:
+    short = shrink(steps, lambda fewer: same(outcome(fewer, scale), failure))
+    lines = "\n".join(f"    {step}," for step in short)
+    raise AssertionError(f"seed {seed} fails with {failure!r}:\n[\n{lines}\n]") from outcome(short, scale)
+
+
+def outcome(steps: Sequence[Step], scale: Scale) -> BaseException | None:
+    """What playing *steps* ends with."""
+    try:
         play(steps, scale)
+    except (Exception, BaseExceptionGroup) as failure:  # noqa: BLE001 - whatever it is, it is what we look for
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        return failure
+    return None
 
 
-@given(steps)
-@given_steps(25)
-def test_with_real_sizes(steps: list[Step]) -> None:
-    play(steps, real_scale())
+def same(one: BaseException | None, other: BaseException) -> bool:
+    """Whether two failures come from the same line."""
+    return one is not None and _origin(one) == _origin(other)
+
+
+def _origin(failure: BaseException) -> tuple[type, object]:
+    frames = traceback.extract_tb(failure.__traceback__)
+    return type(failure), (frames[-1].filename, frames[-1].lineno) if frames else None
+
+
+def test_with_small_sizes() -> None:
+    with small_scale() as scale:
+        search(scale, examples=150, length=60)
+
+
+def test_with_real_sizes() -> None:
+    search(real_scale(), examples=20, length=60)
