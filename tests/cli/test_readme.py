@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from syncer.cli.main import main
+from syncer.cli.main import cli
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -15,8 +15,8 @@ def _options(command: click.Command) -> list[str]:
 
 
 def _commands() -> dict[str, click.Command]:
-    context = click.Context(main)
-    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    context = click.Context(cli)
+    found = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
     return {name: command for name, command in found.items() if command is not None}
 
 
@@ -30,4 +30,4 @@ def test_a_command_and_its_options_are_in_the_readme(name: str) -> None:
 
 
 def test_the_options_of_all_are_in_the_readme() -> None:
-    assert not [option for option in _options(main) if f"`{option}`" not in README]
+    assert not [option for option in _options(cli) if f"`{option}`" not in README]
