@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 import trio
 
-from syncer.backends.base import Backend, ObjectInfo
+from syncer.backends.base import Backend, ObjectInfo, check_range
 from syncer.errors import BackendError, RemoteUnreachable
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ class RetryingBackend(Backend):
         await self.repeat(f"put {key}", lambda: self._inner.put(key, data), moved_bytes=memoryview(data).nbytes)
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        check_range(offset, length)
         if length is None:  # how much time is fair depends on how much comes
             length = max(0, (await self.stat(key)).size_bytes - offset)
         return await self.repeat(f"get {key}", lambda: self._inner.get(key, offset, length), moved_bytes=length)

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from syncer.backends.base import Backend
-from tests.backends.remotes import KINDS, Remote, small_pages
+from tests.backends.remotes import KINDS, Remote, kinds, small_pages
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=kinds(lambda kind: True))
 def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Remote:
     small_pages(monkeypatch)
     return KINDS[request.param](request)

@@ -16,7 +16,7 @@ from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
 from syncer.errors import RemoteUnreachable
 from tests.support.server_process import Server
-from tests.support.servers import RsyncServer, SshServer
+from tests.support.servers import SshServer
 
 _numbers = itertools.count()
 SMALL_PAGE = 7
@@ -30,8 +30,6 @@ class Remote:
     """A further backend on the same place, with connections of its own."""
     root: Path | None = None
     """Where its files lie on this machine's disk, for a remote that has files."""
-    follows_links: bool = True
-    """Whether a link there counts as what it points to; an rsync daemon does not let links out."""
 
 
 def _memory() -> Remote:
@@ -56,7 +54,7 @@ def _on_server(server: Server, request: pytest.FixtureRequest) -> Remote:
         monkeypatch.setenv(name, value)
     path = f"place-{next(_numbers)}/deep/blobs"
     root = getattr(server, "root", None)
-    return Remote(lambda: open_backend(server.url(path)), root and root / path, not isinstance(server, RsyncServer))
+    return Remote(lambda: open_backend(server.url(path)), root and root / path)
 
 
 def _ssh_without_extensions(request: pytest.FixtureRequest) -> Remote:
@@ -106,6 +104,20 @@ KINDS: dict[str, Callable[[pytest.FixtureRequest], Remote]] = {
     "retry(faulty(folder))": lambda request: _wrapped(_folder(request), lambda inner: _retrying(_failing(inner))),
     "faulty(folder)": lambda request: _wrapped(_folder(request), FaultyBackend),
 }
+
+
+def kinds(wanted: Callable[[str], bool]) -> list[object]:
+    """The wanted kinds as parameters of a test, those that start a server marked as slow."""
+    return [
+        pytest.param(kind, marks=() if "memory" in kind or "folder" in kind else pytest.mark.slow)
+        for kind in KINDS
+        if wanted(kind)
+    ]
+
+
+WITH_FILES = kinds(lambda kind: "memory" not in kind and kind != "s3")
+WITH_LINKS = kinds(lambda kind: "memory" not in kind and kind not in ("s3", "rsync"))
+"""Where a link counts as what it points to; an rsync daemon does not let links out."""
 
 
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import trio
 
 from syncer.backends.base import Backend, ObjectInfo
 from syncer.errors import ObjectCorrupt, ObjectMissing
-from tests.backends.remotes import SMALL_PAGE, Remote
+from tests.backends.remotes import SMALL_PAGE, WITH_FILES, WITH_LINKS, Remote
 
 KIB = 1024
 SIZES = [0, 1, 32 * KIB, 255 * KIB - 1, 255 * KIB, 255 * KIB + 1, 1024 * KIB + 3]
@@ -262,9 +262,9 @@ async def test_closed_twice(remote: Remote) -> None:
         assert await opened.get("a") == b"a"
 
 
+@pytest.mark.parametrize("remote", WITH_FILES, indirect=True)
 async def test_what_is_no_object_of_ours_is_not_seen(backend: Backend, remote: Remote) -> None:
-    if remote.root is None:
-        pytest.skip("this remote has no files that could lie there")
+    assert remote.root
     await backend.put("packs/object", b"ours")
     (remote.root / "lost+found").mkdir()
     (remote.root / "lost+found" / "something").write_bytes(b"theirs")
@@ -278,9 +278,9 @@ async def test_what_is_no_object_of_ours_is_not_seen(backend: Backend, remote: R
             await backend.stat(key)
 
 
+@pytest.mark.parametrize("remote", WITH_LINKS, indirect=True)
 async def test_a_moved_folder_may_be_linked(backend: Backend, remote: Remote, tmp_path: Path) -> None:
-    if remote.root is None or not remote.follows_links:
-        pytest.skip("this remote has no links, or does not follow them")
+    assert remote.root
     await backend.put("packs/object", b"ours")
     (remote.root / "packs").rename(tmp_path / "larger-disk")
     (remote.root / "packs").symlink_to(tmp_path / "larger-disk")
@@ -288,9 +288,9 @@ async def test_a_moved_folder_may_be_linked(backend: Backend, remote: Remote, tm
     assert await listed(backend) == {"packs/object": 4}
 
 
+@pytest.mark.parametrize("remote", WITH_FILES, indirect=True)
 async def test_leftovers_are_cleared_away(backend: Backend, remote: Remote) -> None:
-    if remote.root is None:
-        pytest.skip("this remote needs no temporary names")
+    assert remote.root
     temporary = remote.root / "tmp~"
     temporary.mkdir(parents=True)
     for name, age_s in (("left-by-a-dead-put", 3 * 86400), ("of-somebody-else", 3600)):

@@ -15,6 +15,8 @@ from syncer.errors import BackendError, ObjectMissing, RemoteFull, RemoteRefused
 from tests.backends.test_contract import content, listed
 from tests.support.servers import RsyncServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RsyncServer]:

@@ -18,6 +18,8 @@ from syncer.errors import (
 from tests.backends.test_contract import listed
 from tests.support.servers import S3Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:

@@ -18,6 +18,8 @@ from syncer.backends.retry import RetryingBackend
 from syncer.errors import RemoteRefused, RemoteUnreachable
 from tests.support.servers import SshServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SshServer]:

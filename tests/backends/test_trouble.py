@@ -22,6 +22,8 @@ from tests.support.server_disks import needs_root, remount, small_disk
 from tests.support.server_process import Server
 from tests.support.servers import RsyncServer, S3Server, SshServer
 
+pytestmark = pytest.mark.slow
+
 SERVERS = {"ssh": SshServer, "rsync": RsyncServer, "s3": S3Server}
 MIB = 2**20
 CHECKOUT = Path(__file__).parents[2]
