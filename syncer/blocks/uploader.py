@@ -13,7 +13,7 @@ from blake3 import blake3
 from syncer.backends.base import Backend
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.codec import seal
-from syncer.blocks.pack import Pack, PackBuilder, pack_key
+from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder, pack_key
 from syncer.errors import BackendError, LocalDamage
 from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.meta.store import MetaStore
@@ -92,10 +92,10 @@ class Uploader:
         now_s = int(time.time())
         hurry = self.hurry or self.pressed()
         born_before = now_s if hurry else now_s - int(self._delay_s)
-        batch = self._meta.blocks.pending(PACK_BYTES, born_before, self._flying | self.damaged)
+        batch = self._meta.blocks.pending(PACK_BYTES, PACK_BLOCKS, born_before, self._flying | self.damaged)
         if not batch or hurry:
             return batch
-        full = sum(block.size for block in batch) >= PACK_BYTES // 2
+        full = sum(block.size for block in batch) >= PACK_BYTES // 2 or len(batch) >= PACK_BLOCKS
         waited = self._meta.blocks.born(batch[0].number) <= now_s - PATIENCE * self._delay_s
         return batch if full or waited else []
 

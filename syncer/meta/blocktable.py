@@ -84,8 +84,10 @@ class BlockTable(Table):
         """Note that the block was read just now."""
         self._used[number] = int(time.time())
 
-    def pending(self, limit_bytes: int, born_before_s: int, without: Container[int] = ()) -> list[Block]:
-        """The oldest blocks that the remote lacks and something needs: one, or about *limit_bytes* together."""
+    def pending(
+        self, limit_bytes: int, limit_blocks: int, born_before_s: int, without: Container[int] = ()
+    ) -> list[Block]:
+        """The oldest blocks that the remote lacks and something needs: one, or up to *limit_bytes* and *limit_blocks*."""
         cursor = self.execute(
             "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND born <= ?"
             " AND (refs > 0 OR number <= ?) ORDER BY number",
@@ -96,7 +98,7 @@ class BlockTable(Table):
         for row in cursor:
             if row[0] in without:
                 continue
-            if chosen and total + row[2] > limit_bytes:
+            if chosen and (total + row[2] > limit_bytes or len(chosen) >= limit_blocks):
                 break
             chosen.append(self._block(row))
             total += row[2]
