@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -52,9 +52,7 @@ def all_systems(budget_megabytes: int) -> dict[str, System]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("sections", nargs=-1, type=click.Choice([*SECTIONS, "all"]), metavar="[SECTION]...")
 @click.option("--passes", default=3, show_default=True, type=click.IntRange(1), help="How often each is measured.")
-@click.option(
-    "--only", multiple=True, type=click.Choice(WORKLOADS), metavar="ROW", help="Only this row of the main table; again."
-)
+@click.option("--only", default="", metavar="LIST", help=f"Only these rows of the main table: {','.join(WORKLOADS)}.")
 @click.option(
     "--peers",
     default=",".join(DEFAULT_PEERS),
@@ -86,7 +84,7 @@ def all_systems(budget_megabytes: int) -> dict[str, System]:
 def command(
     sections: tuple[str, ...],
     passes: int,
-    only: tuple[str, ...],
+    only: str,
     peers: str,
     quick: bool,
     time_cap: float,
@@ -113,7 +111,7 @@ def command(
     \b
     Examples:
       scripts/bench --quick
-      scripts/bench --only create --only rename --peers c,syncer,sshfs
+      scripts/bench --only create,rename --peers c,syncer,sshfs
       scripts/bench all --json figures.json --markdown docs/performance.md --png docs/performance.png
     """
     if png_file and not importlib.util.find_spec("matplotlib"):
@@ -127,7 +125,7 @@ def command(
         sizes=sizes,
         passes=passes,
         cap_s=time_cap,
-        only=only,
+        only=_listed(only, WORKLOADS, "--only"),
         parent=scratch and scratch.absolute(),
         drop_caches=os.access(CACHES, os.W_OK),
         say=lambda line: click.echo(line, err=True),
@@ -159,9 +157,7 @@ def _measure(settings: Settings, sections: tuple[str, ...], earlier: tuple[Path,
 def _available(peers: str, budget_megabytes: int, install: bool) -> tuple[System, ...]:
     """The systems that were asked for and are here; a line about each that is not."""
     known = all_systems(budget_megabytes)
-    names = [name.strip() for name in peers.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in known]:
-        raise click.BadParameter(f"{unknown[0]}: there are {', '.join(known)}", param_hint="--peers")
+    names = _listed(peers, known, "--peers")
     wanted = [system for key, system in known.items() if key in names]
     if install:
         _install([system for system in wanted if system.missing()])
@@ -176,6 +172,14 @@ def _available(peers: str, budget_megabytes: int, install: bool) -> tuple[System
     if not found:
         raise click.ClickException("nothing is left to measure")
     return tuple(found)
+
+
+def _listed(text: str, known: Collection[str], option: str) -> tuple[str, ...]:
+    """The words between commas. Raises: BadParameter: one is not *known*."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{unknown[0]}: there are {', '.join(known)}", param_hint=option)
+    return names
 
 
 def _install(missing: list[System]) -> None:

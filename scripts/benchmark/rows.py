@@ -59,7 +59,7 @@ class WorkloadRow(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much every measurement moves. `name` tells in the report which set it was."""
+    """How much every measurement moves. `name` tells in the report which set it was, `rest_s` is how long loops run."""
 
     name: str
     large_bytes: int
@@ -72,6 +72,7 @@ class Sizes:
     remote_bytes: int
     first_files: int
     uploading_bytes: int
+    rest_s: float
     budget_megabytes: int
 
 
@@ -87,6 +88,7 @@ FULL = Sizes(
     remote_bytes=256 * MEBIBYTE,
     first_files=20,
     uploading_bytes=512 * MEBIBYTE,
+    rest_s=5.0,
     budget_megabytes=8000,
 )
 QUICK = Sizes(
@@ -101,6 +103,7 @@ QUICK = Sizes(
     remote_bytes=32 * MEBIBYTE,
     first_files=5,
     uploading_bytes=64 * MEBIBYTE,
+    rest_s=0.5,
     budget_megabytes=1000,
 )
 

@@ -19,7 +19,6 @@ from tests.support.command import SYNCER, environment
 from tests.support.servers import S3Server, SshServer
 
 KEY = "uploading"
-REST_S = 3.0
 SAMPLES_MAX = 500_000
 READ = {"name": "local"}
 STAT = {"name": "looked-up", "count": SAMPLES_MAX}
@@ -64,8 +63,8 @@ def _one_pass(settings: Settings, table: Table, remote: str, mount: Mount, data:
     (mount.path / "looked-up").mkdir()
     mount.settle()
     rates = table.rows["read-rest"]
-    rest = tasks.run("read_until_told", [mount.path], REST_S, READ)
-    calm = tasks.run("stat_until_told", [mount.path], REST_S, STAT)
+    rest = tasks.run("read_until_told", [mount.path], settings.sizes.rest_s, READ)
+    calm = tasks.run("stat_until_told", [mount.path], settings.sizes.rest_s, STAT)
     busy, _ = _while_uploading(settings, "read_until_told", READ, mount, data, "first")
     stats, upload = _while_uploading(settings, "stat_until_told", STAT, mount, data, "second")
     at_rest, uploading = rates.rate(rest.amount, rest.seconds), rates.rate(busy.amount, busy.seconds)
