@@ -1,0 +1,72 @@
+"""What becomes of calls that are given up before they have a session."""
+
+import threading
+
+import pytest
+import trio
+
+from syncer.backends.base import Backend
+from syncer.backends.sftp import SftpBackend
+from syncer.errors import RemoteUnreachable
+from tests.support.servers import SshServer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def place(ssh_server: SshServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SYNCER_SSH_CONFIG", str(ssh_server.config))
+    return f"{ssh_server.root}/given-up"
+
+
+def gated(server: SshServer, place: str, gate: threading.Event, waiting: threading.Event) -> SftpBackend:
+    """A backend that cannot connect before *gate* is set."""
+    from syncer.backends import ssh
+
+    def connect() -> ssh.SshConnection:
+        waiting.set()
+        assert gate.wait(20)
+        return ssh.connect("127.0.0.1", port=server.port)
+
+    return SftpBackend("ssh://gated", connect, place)
+
+
+async def give_up(call: Backend, waiting: threading.Event) -> None:
+    """Ask *call* to delete `object`, and go away while it waits for its connection."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.delete, "object")
+        await trio.to_thread.run_sync(waiting.wait, 20)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_delete_that_was_given_up_does_not_happen_later(ssh_server: SshServer, place: str) -> None:
+    gate, waiting = threading.Event(), threading.Event()
+    open_gate = threading.Event()
+    open_gate.set()
+    async with gated(ssh_server, place, open_gate, threading.Event()) as other:
+        await other.put("object", b"data")
+        async with gated(ssh_server, place, gate, waiting) as backend:
+            await give_up(backend, waiting)
+            gate.set()
+            # The thread of the deletion is the first to have a session; this call comes after it.
+            assert await backend.get("object") == b"data"
+        assert await other.get("object") == b"data"
+
+
+async def test_closing_while_it_connects(ssh_server: SshServer, place: str) -> None:
+    gate, waiting = threading.Event(), threading.Event()
+    backend = gated(ssh_server, place, gate, waiting)
+    refused: list[str] = []
+
+    async def get() -> None:
+        with pytest.raises(RemoteUnreachable) as caught:
+            await backend.get("object")
+        refused.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(get)
+        await trio.to_thread.run_sync(waiting.wait, 20)
+        await backend.close()
+        gate.set()
+    assert refused == ["ssh://gated is closed"]
+    await get()
