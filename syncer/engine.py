@@ -225,8 +225,6 @@ class Engine:
     async def checkpoint(self) -> None:
         """Make everything committed durable in meta.db, let the WAL start over, and drop the journal before it."""
         database = self.meta.database
-        if database.free_pages() >= SHRINK_PAGES:
-            database.shrink(SHRINK_PAGES)
         self.meta.commit()
         position = database.committed_position
         taken = self.store.begin_sync()
@@ -237,7 +235,9 @@ class Engine:
             raise
         await trio.to_thread.run_sync(database.checkpoint)
         self.meta.commit()
-        database.checkpoint_here()
+        whole = database.checkpoint_here()
+        if whole and database.free_pages() >= SHRINK_PAGES:
+            database.shrink(SHRINK_PAGES)  # writes to the WAL; while a reader keeps that from starting over, it waits
         database.discard_journal(position)
         self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
         self.store.budget.measure()
