@@ -68,6 +68,7 @@ class Engine:
         self._data = data
         self._pending = trio.Event()
         self._checkpoint_wanted = trio.Event()
+        self._checkpointing = trio.Lock()
         self._checkpointed_journal = 0
         self._checkpointed_at = time.monotonic()
         self.settings = settings
@@ -99,7 +100,7 @@ class Engine:
     def _make_io(self) -> FileIO:
         deadline_s = self.settings.network_deadline_s
         limits = Limits(deadline_s, deadline_s, self.settings.read_ahead_bytes)
-        return FileIO(self.store, self.tails, self.sealer, self.durability, limits)
+        return FileIO(self.store, self.tails, self.sealer, self.durability, limits, self.commit)
 
     def _wire(self) -> None:
         def hurry() -> None:
@@ -110,6 +111,7 @@ class Engine:
         self.store.budget.on_pressure = hurry
         self.sealer.on_sealed = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
+        self.sealer.pace = self.pace
         self.publisher.on_refused = self._refused
         self.uploader.pressed = lambda: self.store.budget.waiting > 0
 
@@ -181,6 +183,14 @@ class Engine:
 
     # --- commits and checkpoints ---------------------------------------------------------------------------------
 
+    def commit(self) -> None:
+        """Commit, with the small files that nobody has open as blocks. Between two operations only. ATOMIC.
+
+        Raises: LocalDamage.
+        """
+        self.sealer.seal_closed()
+        self.meta.commit()
+
     async def _commit_loop(self) -> None:
         """Commit a little after the first operation that waits for it. Trouble with the disk is tried again."""
         while True:
@@ -189,8 +199,7 @@ class Engine:
                 await self._pending.wait()
             await trio.sleep(COMMIT_S)
             try:
-                self.sealer.seal_closed()
-                self.meta.commit()
+                self.commit()
             except (LocalDamage, OSError) as error:
                 log.error("commit: %s", error)
                 await trio.sleep(TROUBLE_S)
@@ -222,8 +231,17 @@ class Engine:
             or self.store.budget.waiting > 0
         )
 
+    async def pace(self) -> None:
+        """Wait for a checkpoint if one is due: for tasks that write much to meta.db on their own account."""
+        if self._checkpoint_due():
+            await self.checkpoint()
+
     async def checkpoint(self) -> None:
         """Make everything committed durable in meta.db, let the WAL start over, and drop the journal before it."""
+        async with self._checkpointing:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
         database = self.meta.database
         self.meta.commit()
         position = database.committed_position

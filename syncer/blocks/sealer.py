@@ -6,7 +6,7 @@ cut in a thread, a batch at a time. Where a stretch of a file has become too fra
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -95,6 +95,8 @@ class Sealer:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
+        self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Awaited now and then, so that meta.db can keep up."""
         for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:
             self._written[number] = 0.0
 
@@ -147,6 +149,8 @@ class Sealer:
             for count, number in enumerate(due, 1):
                 await self._seal(number)
                 if count % AT_ONCE == 0:
+                    self._meta.commit()
+                    await self.pace()
                     await trio.lowlevel.checkpoint()
         if due:
             self.on_sealed()

@@ -7,6 +7,7 @@ wait each write is applied without an await.
 
 import errno
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncer.blocks.fetcher import RANGE_BYTES
@@ -35,13 +36,23 @@ class Limits:
 
 
 class FileIO:
-    def __init__(self, store: BlockStore, tails: Tails, sealer: Sealer, durability: Durability, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: BlockStore,
+        tails: Tails,
+        sealer: Sealer,
+        durability: Durability,
+        limits: Limits,
+        commit: Callable[[], None],
+    ) -> None:
+        """*commit* seals closed small files and commits; called between two operations."""
         self._store = store
         self._meta = store.meta
         self._tails = tails
         self._sealer = sealer
         self._durability = durability
         self._limits = limits
+        self._commit = commit
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -138,6 +149,8 @@ class FileIO:
         """
         if offset + len(data) > FILE_MAX_BYTES:
             raise OSError(errno.EFBIG, "file too large")
+        if self._meta.database.is_commit_due():
+            self._commit()
         if not self._store.budget.fits(len(data)):
             await self._reserve(len(data), rows=offset + len(data) <= SMALL_BYTES)
         self._write(self._meta.inodes.need(number), offset, data, time.time_ns())

@@ -87,7 +87,7 @@ class BlockTable(Table):
     def pending(
         self, limit_bytes: int, limit_blocks: int, born_before_s: int, without: Container[int] = ()
     ) -> list[Block]:
-        """The oldest blocks that the remote lacks and something needs: one, or up to *limit_bytes* and *limit_blocks*."""
+        """The oldest blocks that the remote lacks and something needs: one, or as many as the limits allow."""
         cursor = self.execute(
             "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND born <= ?"
             " AND (refs > 0 OR number <= ?) ORDER BY number",

@@ -22,7 +22,8 @@ T = TypeVar("T", bound="Table")
 
 UNCOMMITTED_OPERATIONS = 512
 UNCOMMITTED_BYTES = 1024 * 1024
-"""So many operations, or bytes of them in the journal, are committed before anything more is recorded."""
+"""So many operations, or bytes of them in the journal, are committed before more is written; at four times as many
+nothing more at all is recorded before."""
 PAGE_BYTES = 4096
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -115,6 +116,7 @@ class Database:
         execute("PRAGMA synchronous = NORMAL")
         execute("PRAGMA wal_autocheckpoint = 0")
         execute("PRAGMA journal_size_limit = 0")  # a WAL that starts over gives its room back
+        execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted, through the WAL
         execute("PRAGMA cache_size = -32768")
         execute("PRAGMA temp_store = MEMORY")
         version = execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
@@ -156,8 +158,7 @@ class Database:
             raise LocalDamage(
                 f"{self.path}: an operation failed half-way, so no further change is taken", hint="mount again"
             )
-        waiting = self.journal.end - self.committed_position
-        if self._operations >= UNCOMMITTED_OPERATIONS or waiting > UNCOMMITTED_BYTES:
+        if self.is_commit_due(4):
             self.commit()
         if not self.pending:
             self.begin()
@@ -174,6 +175,14 @@ class Database:
         """SQLite refused an operation that is recorded: nothing more is taken, and the next start replays."""
         self.damaged = True
         return LocalDamage(f"{self.path}: {error}", hint="see that its disk has room and is sound, then mount again")
+
+    def is_commit_due(self, times: int = 1) -> bool:
+        """Whether so much waits that it should be committed now, *times* over.
+
+        Callers that are between two operations look at this, because they can seal small files before the commit.
+        """
+        waiting = self.journal.end - self.committed_position if self.journal else 0
+        return self._operations >= times * UNCOMMITTED_OPERATIONS or waiting > times * UNCOMMITTED_BYTES
 
     def uncommitted_bytes(self) -> int:
         """How much of the disk the next commit may take, and the checkpoint after it: a careful guess.
