@@ -188,7 +188,7 @@ class Sealer:
         except (SyncerError, OSError) as error:
             log.warning("inode %d cannot be sealed now: %s", number, error)
             return
-        if self._written.get(number) == when:
+        if self._written.get(number) is when:  # the same note: an equal time may be a later one
             self._written.pop(number, None)
 
     def _start(self, number: int, sealed: list[tuple[int, int]]) -> Inode | None:

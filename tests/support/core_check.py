@@ -177,6 +177,13 @@ def check_stopped(data: Path) -> None:
         meta.close()
 
 
+def check_sealed(meta: MetaStore) -> None:
+    """Nothing is dirty: every byte is in a block."""
+    meta.commit()
+    assert not meta.inodes.unsealed() and not meta.extents.dirty_inodes(), "something is not sealed"
+    assert not meta.extents.dirty_in_use()
+
+
 def check_remote(meta: MetaStore, backend: MemoryBackend) -> None:
     """What counts as stored is on the remote, and is what it should be."""
     rows = meta.database.connection.execute(

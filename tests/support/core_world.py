@@ -118,6 +118,8 @@ class World:
         self.backend = backend
         self.settings = settings
         self.camera = Camera()
+        self.killed_inside = 0
+        """How many kills came between the system calls of one operation."""
         self.data = make_data(folder / "0")
         self.engine: Engine
         self.tasks: trio.Nursery
@@ -164,6 +166,8 @@ class World:
         if not self.camera.taken:
             self.camera.arm(self.data, self.fresh_folder(), 0)
             self.camera.shoot()
+        else:
+            self.killed_inside += 1
         self.camera.taken = False
         old, self.data = self.data, self._folder / str(self._count)
         await self.stop()
