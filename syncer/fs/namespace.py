@@ -60,6 +60,7 @@ class Namespace:
         """The inode of a name, None when there is none. Raises: OSError ENAMETOOLONG, ENOENT, ENOTDIR."""
         if len(name) > NAME_MAX_BYTES:
             raise OSError(errno.ENAMETOOLONG, "name too long")
+        self._meta.inodes.shed()
         if name == b".":
             return self.inode(parent)
         if name == b"..":
@@ -173,4 +174,5 @@ class Namespace:
 
     def entries(self, number: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries of a directory, those after *after_cookie*."""
+        self._meta.inodes.shed()
         return self._meta.names.entries(number, after_cookie, limit)

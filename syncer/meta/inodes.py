@@ -19,7 +19,8 @@ _COLUMNS = "inode, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, rd
 class Inode:
     """One inode. Changed only by Table methods, which then call `InodeTable.touch`.
 
-    INVARIANT: do not keep one across an await unless its number is pinned; ask the table again.
+    INVARIANT: do not keep one across an await unless its number is pinned; ask the table again. Between two awaits
+    it stays the one object of its number (`InodeTable.shed` is called at the start of operations only).
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class InodeTable(Table):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._cache: dict[int, Inode] = {}
+        self._shed_at = CACHED_INODES
         self._dirty: dict[int, Inode] = {}
         self._changed: set[int] = set()
         self.generation = database.state_integer("generation")
@@ -127,19 +129,21 @@ class InodeTable(Table):
         if row[13]:
             data = self.execute("SELECT data FROM contents WHERE inode = ?", (number,)).fetchone()
             inode.content = bytearray(data[0])
-        self._remember(inode)
+        self._cache[inode.number] = inode
         return inode
 
-    def _remember(self, inode: Inode) -> None:
-        if len(self._cache) >= CACHED_INODES:
-            self._shed()
-        self._cache[inode.number] = inode
+    def shed(self) -> None:
+        """Forget the older half of what is neither dirty nor pinned, once there is too much.
 
-    def _shed(self) -> None:
-        """Forget the older half of what is neither dirty nor pinned."""
+        Call between operations only: one under way may hold an Inode, and would change an object that the next
+        `get` does not return.
+        """
+        if len(self._cache) < self._shed_at:
+            return
         idle = [number for number, inode in self._cache.items() if not inode.pins and number not in self._dirty]
-        for number in idle[: max(1, len(idle) // 2)]:
+        for number in idle[: (len(idle) + 1) // 2]:
             del self._cache[number]
+        self._shed_at = max(CACHED_INODES, len(self._cache) + CACHED_INODES // 4)
 
     def cached(self, number: int) -> Inode | None:
         """The inode if it is in memory."""
@@ -195,7 +199,7 @@ class InodeTable(Table):
 
     def insert(self, inode: Inode) -> None:
         """Add a new inode (with a link or more)."""
-        self._remember(inode)
+        self._cache[inode.number] = inode
         self.touch(inode)
         inode.xattrs = {}
         if inode.target is not None:

@@ -73,6 +73,7 @@ class Driver:
     async def play(self, steps: list[Step]) -> None:
         for step in steps:
             before = copy.deepcopy(self.state) if self.world.camera.armed else self.state
+            self.fs.names.lookup(ROOT_INODE, NAMES[0])  # as the kernel does before each call
             await getattr(self, f"do_{step[0]}")(*step[1:])
             self._watch_scans()
             if self.world.camera.taken:
