@@ -136,10 +136,10 @@ class SshConnection:
 
     def close(self) -> None:
         """Break the connection: whoever waits on one of its sessions gets an error at once."""
+        if self._via is not None:
+            self._via.close()  # first, so that nothing is said any more through a jump host that may be silent
         self._transport.close()
         self._wire.close()
-        if self._via is not None:
-            self._via.close()
 
 
 def connect(host: str, *, user: str | None = None, port: int | None = None) -> SshConnection:
@@ -410,7 +410,8 @@ class _Wire:
         self._inner.settimeout(timeout_s)
 
     def close(self) -> None:
-        self._inner.close()
+        with contextlib.suppress(*_FAILURES):  # of a channel through a jump host that is gone
+            self._inner.close()
 
     @property
     def _closed(self) -> bool:

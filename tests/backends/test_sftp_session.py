@@ -10,7 +10,7 @@ import pytest
 from syncer.backends.sftp_session import PLAIN_BYTES, SftpBroken, SftpError, SftpSession, SftpWriteError
 
 CONTENT = bytes(range(256)) * 1024
-READ, WRITE, CLOSE, OPEN, FSTAT, REMOVE = 5, 6, 4, 3, 8, 13
+READ, WRITE, CLOSE, OPEN, REMOVE, EXTENDED = 5, 6, 4, 3, 13, 200
 STATUS, HANDLE, DATA, ATTRS = 101, 102, 103, 105
 OK, EOF, NO_SUCH_FILE, FAILURE = 0, 1, 2, 4
 
@@ -143,6 +143,25 @@ def test_a_session_goes_on_after_a_failed_transfer(serve: Callable[..., Server])
     assert session.read(b"h", 0, 1000) == CONTENT[:1000]
     session.close_handle(b"h")
     assert session.read(b"h", 5, 1000) == CONTENT[5:1005]
+
+
+def test_a_file_is_on_stable_storage_before_it_is_closed(serve: Callable[..., Server]) -> None:
+    """Asked for where the server offers it; a refusal is a failure of the write."""
+    greeting = struct.pack(">BI", 2, 3) + string(b"fsync@openssh.com") + string(b"1")
+    asked: list[bytes] = []
+
+    def answer(kind: int, body: bytes) -> Answer:
+        asked.append(bytes([kind]) if kind != EXTENDED else body)
+        return (HANDLE, string(b"h")) if kind == OPEN else status(FAILURE if kind == EXTENDED else OK)
+
+    session = SftpSession(serve(answer, string(greeting)).client)
+    with pytest.raises(SftpWriteError):
+        session.write_new(b"/name", memoryview(b"data"))
+    session.remove(b"/name")
+    assert asked == [
+        bytes([kind]) if isinstance(kind, int) else kind
+        for kind in (OPEN, WRITE, string(b"fsync@openssh.com") + string(b"h"), CLOSE, REMOVE)
+    ]
 
 
 def test_a_status_without_a_text(serve: Callable[..., Server]) -> None:
