@@ -168,8 +168,9 @@ class InodeTable(Table):
         return [row[0] for row in self.execute("SELECT inode FROM inodes WHERE nlink = 0")]
 
     def unsealed(self) -> list[int]:
-        """Inodes with a small content or a tail. Complete only right after a commit."""
-        return [row[0] for row in self.execute("SELECT inode FROM inodes WHERE content = 1 OR tail > 0")]
+        """Inodes with a small content, a tail or an overlay. Complete only right after a commit."""
+        rows = self.execute("SELECT inode FROM inodes WHERE content = 1 OR tail > 0 OR overlay > 0")
+        return [row[0] for row in rows]
 
     def set_totals(self, totals: Totals) -> None:
         """Take over the totals of a tree that was filled in behind the methods here."""

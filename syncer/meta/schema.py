@@ -22,7 +22,7 @@ CREATE TABLE inodes(
     ctime_ns INTEGER NOT NULL, rdev INTEGER NOT NULL, tail INTEGER NOT NULL, tail_start INTEGER NOT NULL,
     overlay INTEGER NOT NULL, content INTEGER NOT NULL);
 CREATE INDEX inodes_orphan ON inodes(inode) WHERE nlink = 0;
-CREATE INDEX inodes_unsealed ON inodes(inode) WHERE content = 1 OR tail > 0;
+CREATE INDEX inodes_unsealed ON inodes(inode) WHERE content = 1 OR tail > 0 OR overlay > 0;
 
 -- cookie: position for readdir, unique and never reused, so that a directory can change while it is read.
 CREATE TABLE dentries(
