@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from syncer.meta.store import MetaStore
-from syncer.values import PeerId
+from syncer.values import BlockId, PeerId
 from tests.support.core_data import make_data
 
 
@@ -27,7 +27,7 @@ def meta(data: Path) -> Iterator[MetaStore]:
 
 def test_no_transaction_is_open_after_a_commit_although_its_actions_record_something(meta: MetaStore) -> None:
     """Files are deleted after a commit, and that is noted; a checkpoint with a transaction open is refused."""
-    left = [b"x" * 32, b"y" * 32]
+    left = [BlockId(b"x" * 32), BlockId(b"y" * 32)]
     meta.database.on_commit.append(lambda: meta.blocks.deleted([left.pop()]) if left else None)
     meta.database.set_state("something", 1)
     meta.commit()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from syncer.meta.extents import Piece
 from syncer.meta.store import MetaStore
 from syncer.values import ROOT_INODE, BlockId, PeerId
 from tests.support.core_check import check_tables
@@ -42,7 +43,7 @@ def test_a_block_sealed_from_bytes_that_are_gone_is_not_kept(meta: MetaStore, go
         meta.extents.erase(FILE)
     else:
         meta.extents.write_overlay(FILE, 0, 100_000, meta.extents.new_dirty(), 2)
-    pieces = [
+    pieces: list[Piece] = [
         (0, 99_000, block_id(b"large"), piece),
         (99_000, 5, block_id(b"small"), b"small"),
     ]

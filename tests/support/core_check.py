@@ -7,7 +7,7 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
@@ -39,7 +39,7 @@ def check_tables(meta: MetaStore, in_use: set[int]) -> None:
     _check_blocks(meta)
 
 
-def _rows(meta: MetaStore, query: str, *arguments: object) -> list[tuple[int, ...]]:
+def _rows(meta: MetaStore, query: str, *arguments: object) -> list[tuple[Any, ...]]:
     return meta.database.connection.execute(query, arguments).fetchall()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from blake3 import blake3
 
 from syncer.meta.blocktable import CACHED_ROW, NOT_CACHED
+from syncer.meta.extents import Piece
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
 from syncer.values import CONTENT, SMALL_BYTES, BlockId, PackId, PeerId, TreeId
@@ -205,7 +206,7 @@ class Moves:
         half = max(1, extent.length // 2)
         small = b"s" * min(half, 100)
         large = self._meta.extents.new_dirty()
-        pieces = [
+        pieces: list[Piece] = [
             (extent.start, len(small), self._block_id(("row", len(small))), small),
             (extent.start + half, extent.length - half, self._block_id(("file", extent.length - half, b % 2)), large),
         ]

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 from syncer import values
@@ -50,7 +51,8 @@ def real_scale() -> Scale:
 @contextmanager
 def small_scale() -> Iterator[Scale]:
     """Every size of `_SMALL_SIZES` in whichever module of syncer has it by that name."""
-    with mock.patch.multiple("syncer.values", **{n: v for n, v in _SMALL_SIZES.items() if hasattr(values, n)}):
+    sizes: dict[str, Any] = {name: size for name, size in _SMALL_SIZES.items() if hasattr(values, name)}
+    with mock.patch.multiple("syncer.values", **sizes):
         patches = [
             mock.patch.object(module, name, value)
             for key, module in list(sys.modules.items())
