@@ -10,7 +10,6 @@ that.
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 import boto3
 import trio
@@ -153,15 +152,11 @@ class S3Backend(Backend):
     def _made_client(self) -> "S3Client":
         with self._making:
             if self._client is None:
-                client = self._make_client()
-                settings = client.meta.config.s3 or {}  # type: ignore[attr-defined]
-                if settings.get("addressing_style") in (None, "auto") and not _is_aws(client.meta.endpoint_url):
-                    client.close()
-                    client = self._make_client(path_style=True)
-                self._client = client
+                self._client = self._make_client()
             return self._client
 
-    def _make_client(self, *, path_style: bool = False) -> "S3Client":
+    def _make_client(self) -> "S3Client":
+        """Requests are in path style on every endpoint but AWS's own, unless the user's files say otherwise."""
         session = boto3.Session(profile_name=self._profile, region_name=self._region)
         config = Config(
             connect_timeout=CONNECT_S,
@@ -172,7 +167,6 @@ class S3Backend(Backend):
             # The newer checksums need trailers that many servers do not know.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"addressing_style": "path"} if path_style else None,
         )
         region = session.region_name or "us-east-1"
         try:
@@ -219,11 +213,6 @@ def _is_key(key: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_aws(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _translate(error: Exception, name: str, key: str) -> BackendError:

@@ -183,10 +183,10 @@ def _connect(config: paramiko.SSHConfig, target: _Target, via: SshConnection | N
 
 
 def _close_all(wire: "_Wire | None", via: SshConnection | None) -> None:
-    if wire is not None:
-        wire.close()
     if via is not None:
         via.close()
+    if wire is not None:
+        wire.close()
 
 
 def _dial(target: _Target) -> socket.socket:

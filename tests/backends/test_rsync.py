@@ -121,15 +121,9 @@ async def test_what_is_kept_is_bounded(server: RsyncServer) -> None:
 async def test_an_rsync_that_knows_no_fsync(
     server: RsyncServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real = shutil.which("rsync")
-    script = tmp_path / "rsync"
-    script.write_text(
-        '#!/bin/sh\ncase " $* " in *" --fsync "*)\n'
-        '  echo "rsync: --fsync: unknown option" >&2; exit 1;;\nesac\n'
-        f'exec {real} "$@"\n'
-    )
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    refusal = 'echo "rsync: --fsync: unknown option" >&2; exit 1'
+    script = f'case " $* " in *" --fsync "*) {refusal};; esac\nexec {shutil.which("rsync")} "$@"'
+    stand_in(tmp_path, monkeypatch, script)
     async with open_backend(server.url()) as backend:
         await backend.put("object", b"data")
         await backend.put("other", b"data")
@@ -152,6 +146,40 @@ async def test_nothing_of_ours_stays_on_this_machine(
         await backend.delete("object")
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell script be what `rsync` runs."""
+    (folder / "rsync").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "rsync").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+async def test_how_rsync_is_run(server: RsyncServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Messages are read, so they are in English; a password is never on the command line; there is no terminal."""
+    monkeypatch.setenv("LANGUAGE", "de")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    stand_in(tmp_path, monkeypatch, f'{{ env; echo "$@"; echo $$; ps -o sid= -p $$; }} > {tmp_path}/said; exit 12')
+    async with open_backend(server.url()) as backend:
+        with pytest.raises(RemoteUnreachable):
+            await backend.get("object")
+    said = (tmp_path / "said").read_text()
+    assert "LC_ALL=C\n" in said
+    assert "LANGUAGE" not in said
+    assert said.count(server.password) == said.count(f"RSYNC_PASSWORD={server.password}") == 1
+    process, session = said.split()[-2:]
+    assert process == session
+
+
+async def test_a_run_that_is_given_up_is_killed(
+    server: RsyncServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in(tmp_path, monkeypatch, 'trap "" TERM INT HUP; exec sleep 100')
+    async with open_backend(server.url()) as backend:
+        with trio.fail_after(3):
+            for call in (backend.get, backend.stat, backend.delete):
+                with trio.move_on_after(0.2):
+                    await call("object")
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,13 @@ async def test_the_kind_of_key_that_is_known_is_asked_for(server: SshServer) -> 
 
 async def test_names_from_the_configuration(server: SshServer) -> None:
     server.config.write_text(
-        f"Include {server.folder}/more_*\n"
-        f"Host *\n  UserKnownHostsFile {server.known_hosts}\n  User nobody-of-this-name\n  Port 1\n"
+        f"Host *\n  Include {server.folder}/more_*\n  UserKnownHostsFile {server.known_hosts}\n"
+        "  User nobody-of-this-name\n  Port 1\n"
     )
     (server.folder / "more_config").write_text(
         f"Host Blobs\n  HostName 127.0.0.1\n  User {getpass.getuser()}\n  Port {server.port}\n"
         f"  IdentityFile {server.identity}\n  IdentitiesOnly yes\n"
+        "Host another\n  Compression yes\n"
     )
     await works(f"Blobs:{server.root}/blobs")
     await works(f"ssh://Blobs{server.root}/blobs")
@@ -299,6 +300,17 @@ async def test_one_connection_serves_everybody(server: SshServer) -> None:
                 nursery.start_soon(backend.put, f"packs/{number}", b"data")
         await backend.get("packs/1")
     assert (server.folder / "output").read_text().count("Accepted publickey") == 1
+
+
+async def test_a_session_that_died_while_nobody_used_it(server: SshServer) -> None:
+    """The server's process for it was killed; the connection stands. Nobody need notice."""
+    async with open_backend(server.url()) as backend:
+        await backend.put("object", b"data")
+        sessions = [process for process in server.family() if "internal-sftp" in " ".join(process.cmdline())]
+        assert sessions
+        for process in sessions:
+            process.kill()
+        assert await backend.get("object") == b"data"
 
 
 async def test_a_silent_connection_is_not_kept(server: SshServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ class Server(ABC):
         """Kill the program and all it has started, in the middle of whatever they do."""
         if self._process is None:
             return
-        for process in self._family():
+        for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
@@ -117,7 +117,7 @@ class Server(ABC):
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """For the time of a with block the server takes connections and bytes, and never answers."""
-        family = self._family()
+        family = self.family()
         for process in family:
             process.send_signal(signal.SIGSTOP)
         try:
@@ -143,7 +143,8 @@ class Server(ABC):
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             return connection.recv(64)
 
-    def _family(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """The program and all it has started that still run."""
         assert self._process is not None
         try:
             parent = psutil.Process(self._process.pid)
