@@ -7,7 +7,7 @@ import pytest
 from botocore import exceptions as boto_errors
 
 from syncer.backends.open import open_backend
-from syncer.backends.s3 import _translate
+from syncer.backends.s3 import S3Backend, _translate
 from syncer.errors import (
     BackendError,
     ObjectMissing,
@@ -68,6 +68,13 @@ async def test_the_endpoint_in_the_url(server: S3Server, monkeypatch: pytest.Mon
     async with open_backend(url) as backend:
         await backend.put("object", b"data")
         assert await backend.get("object") == b"data"
+
+
+def test_the_region_in_the_url(server: S3Server) -> None:
+    """Looked at inside, because the test server takes requests that are signed for any region."""
+    backend = open_backend(f"{server.url()}?region=eu-central-7")
+    assert isinstance(backend, S3Backend)
+    assert backend._made_client().meta.region_name == "eu-central-7"
 
 
 async def test_a_profile(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
