@@ -15,7 +15,7 @@ from syncer.errors import BudgetExhausted
 from syncer.meta.blocktable import CACHED_ROW, Block, file_bytes
 from syncer.meta.store import MetaStore
 
-HEADROOM_BYTES = 6_000_000
+HEADROOM_BYTES = 10_000_000
 """Kept free for what is not counted: the log, the folders themselves, what SQLite needs beyond the estimates here."""
 EVICT_BATCH = 256
 PAGE_BYTES = 4096
