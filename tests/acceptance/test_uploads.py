@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import LONG, MakeRemote, Scale
-from tests.support.collection import digest
+from tests.support.collection import digest, random_bytes
 from tests.support.mount import Mount, forget_pages
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def save_beside(path: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("save", [save_in_place, save_beside])
 def test_a_byte_inserted_at_the_front(mount: Mount, scale: Scale, save: Callable[[Path, bytes], None]) -> None:
-    data = random.Random(2).randbytes(scale.large_file_bytes)
+    data = random_bytes(scale.large_file_bytes, 2)
     path = mount.path / "large"
     assert uploaded_by(mount, lambda: path.write_bytes(data)) > len(data)
     sent = uploaded_by(mount, lambda: save(path, b"!" + data))
@@ -66,7 +66,7 @@ def test_a_byte_inserted_at_the_front(mount: Mount, scale: Scale, save: Callable
 
 def test_a_header_that_grows(mount: Mount, scale: Scale) -> None:
     """As when a tag is added to a music file: the header becomes 4 KiB longer, the music stays."""
-    music = random.Random(3).randbytes(scale.large_file_bytes)
+    music = random_bytes(scale.large_file_bytes, 3)
     path = mount.path / "song.mp3"
     uploaded_by(mount, lambda: path.write_bytes(b"ID3" + bytes(HEADER_BYTES) + music))
     tagged = b"ID3" + b"artist" * (HEADER_BYTES // 3) + music
@@ -77,10 +77,10 @@ def test_a_header_that_grows(mount: Mount, scale: Scale) -> None:
 
 
 def test_an_edit_in_the_middle_of_a_file_that_is_here(mount: Mount, scale: Scale) -> None:
-    data = bytearray(random.Random(4).randbytes(scale.large_file_bytes))
+    data = bytearray(random_bytes(scale.large_file_bytes, 4))
     path = mount.path / "large"
     path.write_bytes(data)
-    place, edit = len(data) // 2 + 77, random.Random(5).randbytes(4096)
+    place, edit = len(data) // 2 + 77, random_bytes(4096, 5)
 
     def change() -> None:
         with open(path, "r+b") as file:
@@ -98,17 +98,17 @@ def test_an_edit_in_a_file_that_is_evicted_while_the_remote_is_gone(
     kind: str, place: Path, remote_of: MakeRemote, scale: Scale
 ) -> None:
     remote = remote_of(kind, own=True)
-    data = bytearray(random.Random(6).randbytes(40_000_000))
+    data = bytearray(random_bytes(40_000_000, 6))
     with Mount(place, remote.url, 64, extra=remote.environment, network_deadline_s=5.0) as mount:
         mount.start()
         path = mount.path / "edited"
         path.write_bytes(data)
         mount.flush()
-        (mount.path / "other").write_bytes(random.Random(7).randbytes(60_000_000))  # pushes the first one out
+        (mount.path / "other").write_bytes(random_bytes(60_000_000, 7))  # pushes the first one out
         mount.flush()
         forget_pages(path)
         # A page of the kernel's: for a part of one it would have to read the rest.
-        place_in_file, edit = 5000 * 4096, random.Random(8).randbytes(4096)
+        place_in_file, edit = 5000 * 4096, random_bytes(4096, 8)
         before = mount.status()["uploaded_bytes"]
         mount.expected_warnings = r"WARNING syncer\."
         with remote.outage("stopped"), open(path, "r+b", buffering=0) as file:
@@ -158,7 +158,7 @@ def test_files_that_live_for_a_moment_are_never_sent(mount: Mount) -> None:
 
 
 def test_the_same_content_is_sent_once(mount: Mount) -> None:
-    data = random.Random(10).randbytes(6_000_000)
+    data = random_bytes(6_000_000, 10)
     (mount.path / "one").write_bytes(data)
     (mount.path / "small one").write_bytes(data[:20_000])
 

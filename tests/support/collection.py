@@ -10,6 +10,7 @@ import random
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -132,8 +133,17 @@ def build(folder: Path, wanted_bytes: int, *, real_files: int, real_bytes: int, 
 def write_media(path: Path, size: int, chance: random.Random) -> None:
     """A file of *size* bytes that no compressor makes smaller."""
     with open(path, "wb") as file:
-        for start in range(0, size, READ_BYTES):
-            file.write(chance.randbytes(min(READ_BYTES, size - start)))
+        file.writelines(_random_parts(size, chance))
+
+
+def random_bytes(size: int, seed: int) -> bytes:
+    """The same *size* bytes for the same seed; `Random.randbytes` alone makes fewer than 256 MiB."""
+    return b"".join(_random_parts(size, random.Random(seed)))
+
+
+def _random_parts(size: int, chance: random.Random) -> Iterator[bytes]:
+    for start in range(0, size, READ_BYTES):
+        yield chance.randbytes(min(READ_BYTES, size - start))
 
 
 def copy_real_files(folder: Path, files_max: int, bytes_max: int) -> int:
