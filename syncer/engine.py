@@ -112,6 +112,7 @@ class Engine:
         self.sealer.on_sealed = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
         self.sealer.pace = self.pace
+        self.uploader.verify = self.publisher.check_writer
         self.publisher.on_refused = self._refused
         self.uploader.pressed = lambda: self.store.budget.waiting > 0
 

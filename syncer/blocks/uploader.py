@@ -5,7 +5,7 @@ One task plans (`run`), each pack is a task of its own. A block counts as stored
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 from blake3 import blake3
@@ -14,7 +14,7 @@ from syncer.backends.base import Backend
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.codec import seal
 from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder, pack_key
-from syncer.errors import BackendError, LocalDamage
+from syncer.errors import BackendError, LocalDamage, SyncerError
 from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.meta.store import MetaStore
 from syncer.values import CONTENT, PACK_BYTES
@@ -56,6 +56,9 @@ class Uploader:
         """Blocks that cannot be uploaded because their only copy, here, is bad."""
         self.error: BackendError | None = None
         """Why the last pack could not be stored; None once one could."""
+        self.verify: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Raises a SyncerError unless the repository is there and ours to write. A disk that is not plugged in leaves
+        an empty folder: what is put there would count as stored, and be evicted here."""
         self.pressed: Callable[[], bool] = lambda: False
         """Whether writers wait for room, so that nothing may wait for company."""
         self.on_stored: Callable[[], None] = lambda: None
@@ -65,13 +68,27 @@ class Uploader:
         self._wake.set()
 
     async def run(self) -> None:
-        """For as long as the file system is open."""
+        """For as long as the file system is open. Nothing is sent before `verify` has passed."""
+        while not await self._verified():
+            with trio.move_on_after(RETRY_S):
+                await self._wake.wait()
+            self._wake = trio.Event()
         async with trio.open_nursery() as nursery:
             while True:
                 wait_s = self._launch(nursery)
                 with trio.move_on_after(wait_s):
                     await self._wake.wait()
                 self._wake = trio.Event()
+
+    async def _verified(self) -> bool:
+        try:
+            await self.verify()
+        except SyncerError as error:
+            self.remote_ok = False
+            self.error = error if isinstance(error, BackendError) else None
+            log.warning("nothing is uploaded: %s", error)
+            return False
+        return True
 
     def _launch(self, nursery: trio.Nursery) -> float:
         """Start as many packs as are due and as there are slots; returns how long nothing more will be due."""

@@ -69,7 +69,8 @@ class Publisher:
         while True:
             await trio.sleep(0 if self.released else self._interval_s)
             try:
-                await self.publish("auto")
+                if self.released or self._has_changes():
+                    await self.publish("auto")
             except WrongRepository as error:
                 log.error("%s; nothing more is written here", error)
                 self.on_refused()
@@ -96,7 +97,12 @@ class Publisher:
                 self._uploader.hurry -= 1
                 self._meta.blocks.held_up_to = 0
 
+    def _has_changes(self) -> bool:
+        self._meta.commit()
+        return bool(self._sealer.unsealed) or self._meta.snapshots.head() is None or self._meta.snapshots.has_changes()
+
     async def _publish(self, reason: str, released: bool, progress: Progress) -> None:
+        await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
         await self._sealer.seal_everything()
         # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
         self._meta.commit()
@@ -114,7 +120,7 @@ class Publisher:
         finally:
             reader.close()
         await self._content_stored(newest, progress)
-        await self._check_writer()
+        await self.check_writer()
         await self._publish_index()
         await self._publish_snapshot(reason, released, planted, time_ns)
         self._meta.snapshots.published(generation, planted.trees)
@@ -156,8 +162,13 @@ class Publisher:
         if self._uploader.damaged:
             raise LocalDamage(f"{len(self._uploader.damaged)} blocks are damaged here and not on the remote")
 
-    async def _check_writer(self) -> None:
-        """Raises: WrongRepository: somebody else writes by now, so nothing of ours may be published."""
+    async def check_writer(self) -> None:
+        """Make sure that the repository is there and that we write to it.
+
+        Raises:
+            WrongRepository: it is another one, or somebody else writes by now: nothing of ours may be published.
+            BackendError: the remote cannot tell.
+        """
         reason = await check_writer(self._meta, self._backend)
         if reason is not None:
             raise WrongRepository(reason)

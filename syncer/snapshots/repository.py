@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from syncer.backends.base import Backend
-from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, WrongRepository
+from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import build_tree, learn_packs, newest_snapshots
 from syncer.snapshots.records import (
@@ -137,9 +137,8 @@ async def check_writer(meta: MetaStore, backend: Backend) -> str | None:
     try:
         repository = decode_format(await backend.get(FORMAT_KEY)).repository
     except ObjectMissing as error:
-        raise WrongRepository(
-            f"there is no repository at {backend.name}",
-            hint="bring it back, or give an empty DATA to begin a new one",
+        raise RemoteUnreachable(
+            f"the repository is not at {backend.name} now", hint="plug in its disk, or bring it back"
         ) from error
     if bytes.fromhex(repository) != meta.database.state_bytes("repository"):
         raise _another(backend)

@@ -157,10 +157,21 @@ async def test_data_of_another_repository_is_refused(tmp_path: Path) -> None:
         with pytest.raises(WrongRepository, match="another repository"):
             async with opened(tmp_path / data, other):
                 pass
-    with pytest.raises(WrongRepository, match="no repository"):
-        async with opened(tmp_path / "one", Remote()):
-            pass
     assert other.objects == before
+
+
+async def test_nothing_is_sent_to_a_place_where_the_repository_is_not(tmp_path: Path) -> None:
+    """A disk that is not plugged in leaves an empty folder; what went there would count as stored."""
+    remote, empty = Remote(), Remote()
+    await one_file(tmp_path / "one", remote, released=True)
+    async with opened(tmp_path / "one", empty) as peer:
+        assert peer.membership.read_only_reason is None, "no remote is no reason not to mount"
+        peer.directory(b"made offline")
+        with pytest.raises(RemoteUnreachable, match="not at memory now"):
+            await peer.engine.uploader.verify()
+        with pytest.raises(RemoteUnreachable, match="not at memory now"):
+            await peer.publish()
+    assert not empty.objects
 
 
 # --- interrupted joins ------------------------------------------------------------------------------------------
