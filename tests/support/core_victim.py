@@ -17,9 +17,9 @@ import trio
 from syncer.backends.folder import FolderBackend
 from syncer.engine import Engine, Settings
 from syncer.meta.store import MetaStore
-from syncer.values import PeerId
+from syncer.snapshots.repository import join
 from tests.support.core_driver import fill_bytes
-from tests.support.core_world import NEVER_S, write_file
+from tests.support.core_world import NEVER_S, WISH, write_file
 
 BUDGET_BYTES = 400_000_000
 
@@ -43,11 +43,9 @@ def remote_of(data: Path) -> FolderBackend:
 
 async def work(data: Path, seed: str) -> None:
     meta = MetaStore(data)
-    if not meta.peer:
-        meta.become(PeerId(1))
-        meta.ensure_root(0, 0)
-        meta.commit()
-    async with Engine.open(data, meta, remote_of(data), open_settings()) as engine:
+    remote = remote_of(data)
+    await join(meta, remote, WISH)
+    async with Engine.open(data, meta, remote, open_settings()) as engine:
         names: list[str] = []
         choose = random.Random(seed)
         for count in range(1_000_000):

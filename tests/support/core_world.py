@@ -16,11 +16,12 @@ from syncer.backends.base import Backend
 from syncer.engine import Engine, Settings
 from syncer.errors import SyncerError
 from syncer.meta.store import MetaStore
-from syncer.values import PeerId
+from syncer.snapshots.repository import Wish, join
 from tests.support.core_data import make_data
 
 T = TypeVar("T")
 NEVER_S = 1e9
+WISH = Wish(read_only=False, take_over=False, uid=0, gid=0)
 
 
 @contextlib.contextmanager
@@ -137,7 +138,7 @@ class World:
         await self._stack.__aenter__()
         meta = MetaStore(self.data)
         try:
-            await self._join(meta)
+            await join(meta, self.backend, WISH)
         except BaseException:
             meta.close()
             raise
@@ -145,13 +146,6 @@ class World:
         meta.database.on_commit.insert(0, self.camera.tick)
         self.tasks = await self._stack.enter_async_context(trio.open_nursery())
         self._stack.callback(lambda: self.tasks.cancel_scope.cancel())
-
-    async def _join(self, meta: MetaStore) -> None:
-        """Belong to a repository, of which nobody reads more than the packs."""
-        if not meta.peer:
-            meta.become(PeerId(1))
-            meta.ensure_root(0, 0)
-            meta.commit()
 
     async def stop(self) -> None:
         """As a clean end does."""
