@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 
 from syncer.meta.blocktable import BlockTable
-from syncer.meta.database import Database
+from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database
 from syncer.meta.extents import ExtentTable
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
 from syncer.meta.snapshottable import SnapshotTable
 from syncer.values import PEER_SHIFT, ROOT_INODE, InodeNumber, PeerId
 
-RESERVED_INODES = 1024
+RESERVED_INODES = 16 * UNCOMMITTED_OPERATIONS
+"""Renewed at the half, and thus committed long before the last of them is given out."""
 
 
 class MetaStore:
@@ -54,8 +55,9 @@ class MetaStore:
         self.reserve_inodes()
 
     def reserve_inodes(self) -> None:
-        """Note with the next commit that the next thousand numbers may be given out."""
-        self.database.set_state("next_inode", self._next_inode + RESERVED_INODES)
+        """Note with the next commit that the next few thousand numbers may be given out."""
+        self._reserved_to = self._next_inode + RESERVED_INODES
+        self.database.set_state("next_inode", self._reserved_to)
 
     @property
     def next_inode(self) -> int:
@@ -65,7 +67,7 @@ class MetaStore:
         """A number that no inode ever had."""
         number = self._next_inode
         self._next_inode += 1
-        if number % RESERVED_INODES == 0:
+        if self._reserved_to - number < RESERVED_INODES // 2:
             self.reserve_inodes()
         return InodeNumber(number)
 

@@ -1,12 +1,16 @@
 """Commits, and what is left when one fails: the journal makes whole again what SQLite lost."""
 
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from syncer.errors import LocalDamage
 from syncer.meta.store import MetaStore
-from syncer.values import BlockId, PeerId
+from syncer.values import ROOT_INODE, BlockId, PeerId
+from tests.support.core_check import check_tables
 from tests.support.core_data import make_data
 
 
@@ -15,12 +19,17 @@ def data(tmp_path: Path) -> Path:
     return make_data(tmp_path / "data")
 
 
-@pytest.fixture
-def meta(data: Path) -> Iterator[MetaStore]:
+def opened(data: Path) -> MetaStore:
     meta = MetaStore(data)
     meta.become(PeerId(1))
     meta.ensure_root(0, 0)
     meta.commit()
+    return meta
+
+
+@pytest.fixture
+def meta(data: Path) -> Iterator[MetaStore]:
+    meta = opened(data)
     yield meta
     meta.close()
 
@@ -33,3 +42,120 @@ def test_no_transaction_is_open_after_a_commit_although_its_actions_record_somet
     meta.commit()
     assert not meta.database.pending and not left
     assert meta.database.checkpoint_here()
+
+
+def fill_up(meta: MetaStore) -> None:
+    """SQLite finds no room for one page more, as on a full disk."""
+    pages = meta.database.connection.execute("PRAGMA page_count").fetchone()[0]
+    meta.database.connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def make(meta: MetaStore, name: bytes) -> None:
+    meta.names.create(ROOT_INODE, name, meta.new_inode(), stat.S_IFREG | 0o644, 0, 0, 0, None, 1)
+
+
+def test_a_commit_that_fails_loses_nothing_and_lets_nothing_follow(data: Path) -> None:
+    meta = opened(data)
+    made = 0
+    fill_up(meta)
+    with pytest.raises(LocalDamage):
+        while True:
+            meta.extents.write_content(_file(meta, b"%d" % made), 0, b"x" * 4000, 1)
+            made += 1
+            meta.commit()
+    with pytest.raises(LocalDamage):
+        make(meta, b"after")
+    with pytest.raises(LocalDamage):
+        meta.commit()
+    meta.close()
+    again = MetaStore(data)
+    try:
+        assert again.replayed
+        check_tables(again, set())
+        for count in range(made):
+            number = again.names.lookup(ROOT_INODE, b"%d" % count)
+            assert number is not None and bytes(again.inodes.need(number).content or b"") == b"x" * 4000
+        assert again.names.lookup(ROOT_INODE, b"after") is None
+        make(again, b"after")
+    finally:
+        again.close()
+
+
+def _file(meta: MetaStore, name: bytes) -> int:
+    make(meta, name)
+    number = meta.names.lookup(ROOT_INODE, name)
+    assert number is not None
+    return number
+
+
+def test_an_operation_that_fails_half_way_is_made_whole_by_the_next_start(data: Path) -> None:
+    meta = opened(data)
+    make(meta, b"before")
+    fill_up(meta)
+    with pytest.raises(LocalDamage):
+        for count in range(100_000):
+            meta.inodes.set_xattr(ROOT_INODE, b"user.%d" % count, bytes(3000), 2)
+    meta.close()
+    again = MetaStore(data)
+    try:
+        xattrs = again.inodes.xattrs(again.inodes.need(ROOT_INODE))
+        assert len(xattrs) == count + 1, "what was recorded happens, the one that failed included"
+        assert again.names.lookup(ROOT_INODE, b"before") is not None
+        check_tables(again, set())
+    finally:
+        again.close()
+
+
+def test_what_was_not_committed_is_not_in_the_tables(data: Path) -> None:
+    meta = opened(data)
+    make(meta, b"file")
+    reader = meta.database.reader()
+    assert reader.execute("SELECT count(*) FROM dentries").fetchone() == (0,)
+    meta.commit()
+    assert reader.execute("SELECT count(*) FROM dentries").fetchone() == (1,)
+    reader.close()
+    meta.close()
+
+
+def test_a_clean_end_leaves_nothing_to_replay_and_no_journal(data: Path) -> None:
+    meta = opened(data)
+    for count in range(100):
+        make(meta, b"%d" % count)
+    meta.close()
+    assert sum(path.stat().st_size for path in (data / "journal").iterdir()) < 100 * 60
+    again = MetaStore(data)
+    assert not again.replayed and again.inodes.totals.files == 100
+    again.close()
+
+
+def test_inode_numbers_are_never_given_out_twice(data: Path) -> None:
+    """Not after a crash, although the files are gone; nor after a clean end."""
+    given = set()
+    meta = opened(data)
+    for count in range(5000):
+        number = meta.new_inode()
+        assert number not in given
+        given.add(number)
+        meta.names.create(ROOT_INODE, b"x", number, stat.S_IFREG, 0, 0, 0, None, 1)
+        meta.names.unlink(ROOT_INODE, b"x", 2)
+        meta.extents.erase(number)
+        if count % 1100 == 1099:
+            copy = data.with_name(str(count))
+            shutil.copytree(meta.database.path.parent, copy)
+            meta.close()
+            meta = MetaStore(copy)
+    meta.close()
+
+
+def test_a_version_from_the_future_is_refused(data: Path) -> None:
+    meta = opened(data)
+    meta.database.set_state("schema", 99)
+    meta.close()
+    with pytest.raises(LocalDamage, match="another version"):
+        MetaStore(data)
+
+
+def test_no_database_at_all_is_refused(data: Path) -> None:
+    (data / "meta.db").write_bytes(b"this is no database" * 500)
+    with pytest.raises(LocalDamage):
+        MetaStore(data)
