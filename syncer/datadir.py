@@ -58,7 +58,7 @@ def inspect(path: Path) -> Condition:
         raise DataUnusable(f"{path} is not a folder", hint="name a folder for DATA") from None
     except OSError as error:
         raise _unusable(path, error) from error
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise DataUnusable(f"{path} is not writable", hint="run syncer as its owner, or name another folder for DATA")
     if not names:
         return Condition.EMPTY
@@ -233,7 +233,7 @@ def _inspect_parent(path: Path) -> Condition:
         raise DataUnusable(f"{path} is a link to nowhere", hint="remove it, or name another folder for DATA")
     if not parent.is_dir():
         raise DataUnusable(f"{parent} is not a folder", hint=f"make it (`mkdir -p {parent}`), or name another DATA")
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
         raise DataUnusable(f"{path} cannot be made: {parent} is not writable", hint="name another folder for DATA")
     return Condition.ABSENT
 

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -119,17 +120,18 @@ def test_places_that_cannot_be_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody who may not write")
-def test_a_folder_one_may_not_write_to_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir(mode=0o755)
-    os.chmod(tmp_path, 0o755)
-    os.seteuid(65534)
-    try:
-        with pytest.raises(DataUnusable, match=r"writable|denied"):
-            datadir.inspect(tmp_path / "theirs")
-        with pytest.raises(DataUnusable, match=r"writable|denied"):
-            datadir.inspect(tmp_path / "new")
-    finally:
-        os.seteuid(0)
+def test_a_folder_one_may_not_write_to_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as place:  # tmp_path lies in a folder that only root may enter
+        os.chmod(place, 0o755)
+        (Path(place) / "theirs").mkdir(mode=0o755)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(DataUnusable, match="theirs is not writable"):
+                datadir.inspect(Path(place) / "theirs")
+            with pytest.raises(DataUnusable, match="not writable"):
+                datadir.inspect(Path(place) / "new")
+        finally:
+            os.seteuid(0)
 
 
 def test_one_process_at_a_time_and_the_other_is_named(tmp_path: Path) -> None:

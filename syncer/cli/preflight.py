@@ -153,7 +153,7 @@ def _check_mountpoint(path: Path) -> Path:
         raise MountpointUnusable(f"{path}: {error.strerror}", hint="name an empty folder of your own") from error
     if entries:
         raise MountpointUnusable(f"{path} is not empty", hint="name an empty folder to mount on")
-    if not os.access(real, os.W_OK | os.X_OK):
+    if not os.access(real, os.W_OK | os.X_OK, effective_ids=True):
         raise MountpointUnusable(f"{path} is not writable", hint="name an empty folder of your own")
     return real
 
