@@ -37,7 +37,7 @@ class Config:
     upload_delay_s: float = 5.0
     network_deadline_s: float = 60.0
     upload_parallelism: int = 4
-    read_ahead_bytes: int = 16 * 1024 * 1024
+    read_ahead_bytes: int = 24 * 1024 * 1024
     compression_level: int = 1
     log_level: str = "INFO"
     mount_options: tuple[str, ...] = ()
@@ -125,7 +125,8 @@ _KEYS = (
     _Key("upload_parallelism", "How many uploads run at once.", _whole(1, 64), "a whole number from 1 to 64"),
     _Key(
         "read_ahead_bytes",
-        "How far ahead of a program that reads on and on the next blocks are fetched; 0 switches it off.",
+        "How far ahead of a program that reads on and on the next blocks are fetched, but an eighth of the budget at "
+        "most; 0 switches it off.",
         _whole(0),
         "a whole number, at least 0",
     ),

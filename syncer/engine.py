@@ -48,7 +48,7 @@ class Settings:
     upload_delay_s: float = 5.0
     network_deadline_s: float = 60.0
     upload_parallelism: int = 4
-    read_ahead_bytes: int = 16 * 1024 * 1024
+    read_ahead_bytes: int = 24 * 1024 * 1024
     compression_level: int = 1
 
 
@@ -99,7 +99,8 @@ class Engine:
 
     def _make_io(self) -> FileIO:
         deadline_s = self.settings.network_deadline_s
-        limits = Limits(deadline_s, deadline_s, self.settings.read_ahead_bytes)
+        read_ahead_bytes = min(self.settings.read_ahead_bytes, self.settings.budget_bytes // 8)
+        limits = Limits(deadline_s, deadline_s, read_ahead_bytes)
         return FileIO(self.store, self.tails, self.sealer, self.durability, limits, self.commit)
 
     def _wire(self) -> None:

@@ -120,7 +120,7 @@ class BlockCache:
 
     # --- changing ------------------------------------------------------------------------------------------------
 
-    def write_temporary(self, block: Block, data: bytes) -> Incoming:
+    def write_temporary(self, block: Block, data: bytes | memoryview) -> Incoming:
         """Write a fetched, verified block under a temporary name; `install` gives it its own. Safe in a thread."""
         path = self._incoming / block.id.hex()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -73,8 +73,8 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     return known
 
 
-def open_sealed(sealed: bytes | bytearray | memoryview, expected: bytes) -> bytes:
-    """The plain bytes of a sealed block, which are those that the id *expected* names.
+def open_sealed(sealed: bytes | bytearray | memoryview, expected: bytes) -> bytes | memoryview:
+    """The plain bytes of a sealed block, which are those that the id *expected* names; in place where they lie there.
 
     Nothing is allocated before the lengths have been found possible, so a crafted object costs 8 MiB at most.
 
@@ -90,7 +90,7 @@ def open_sealed(sealed: bytes | bytearray | memoryview, expected: bytes) -> byte
     if kind == PLAIN:
         if len(body) != length:
             raise ObjectCorrupt("a sealed block is not as long as its header says")
-        plain = bytes(body)
+        plain: bytes | memoryview = body
     elif kind == ZSTD:
         plain = _decompress(body, length)
     else:

@@ -15,14 +15,14 @@ from syncer.blocks.cache import BlockCache, Incoming
 from syncer.blocks.codec import open_sealed
 from syncer.blocks.pack import pack_key
 from syncer.errors import DeadlinePassed, LocalDamage, ObjectCorrupt, ObjectMissing, SyncerError
-from syncer.meta.blocktable import Block
+from syncer.meta.blocktable import Block, file_bytes
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, PackId
 
 log = logging.getLogger(__name__)
 
-RANGE_BYTES = 4 * 1024 * 1024
-"""One request asks for about this much at most."""
+RANGE_BYTES = 8 * 1024 * 1024
+"""One request asks for about this much at most: a pack."""
 GAP_BYTES = 64 * 1024
 """Bytes nobody asked for that are worth fetching to join two ranges."""
 REMEMBER_S = 1.0
@@ -141,7 +141,7 @@ class Fetcher:
         try:
             with trio.fail_after(deadline_s):
                 async with self._slots:
-                    need = item.length + sum(block.size for block in item.blocks)
+                    need = sum(file_bytes(block.size) for block in item.blocks)
                     await self._budget.reserve(need, deadline_s)
                     with self._budget.hold(need):
                         await self._fetch_range(item)
@@ -198,7 +198,8 @@ class Fetcher:
                 plain = open_sealed(data[start : start + block.location.length], block.id)
             except ObjectCorrupt:
                 continue
-            result.append((block, plain if len(plain) <= SMALL_BYTES else self._cache.write_temporary(block, plain)))
+            small = len(plain) <= SMALL_BYTES
+            result.append((block, bytes(plain) if small else self._cache.write_temporary(block, plain)))
         return result
 
     def _land(self, block: Block, plain: bytes | Incoming) -> None:

@@ -4,6 +4,7 @@ Composes the cache, the dirty files, the budget and the fetcher; used by the fil
 Everything is synchronous on the event loop's thread unless it is `async`.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from syncer.backends.base import Backend
 from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
-from syncer.blocks.fetcher import Fetcher
+from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
 from syncer.meta.extents import Extent
 from syncer.meta.store import MetaStore
-from syncer.values import BlockId
+from syncer.values import BlockId, PackId
 
 
 class BlockStore:
@@ -94,6 +95,16 @@ class BlockStore:
         """Begin to bring blocks into the cache; whoever needs them finds out what became of it."""
         if numbers:
             self.fetcher.start(numbers, deadline_s)
+
+    def rest_of_pack(self, number: int, last: Extent) -> list[Extent]:
+        """The extents of the inode that follow *last* on the remote as well: whole packs are the cheapest to fetch."""
+        pack = self._pack(last)
+        following = self.meta.extents.find(number, last.end, last.end + RANGE_BYTES) if pack else []
+        return list(itertools.takewhile(lambda extent: self._pack(extent) == pack, following))
+
+    def _pack(self, extent: Extent) -> PackId | None:
+        location = self.meta.blocks.get(extent.source).location if extent.source > 0 else None
+        return None if location is None else location.pack
 
     async def fetch(self, numbers: Sequence[int], deadline_s: float) -> None:
         """Bring blocks into the cache. Raises: SyncerError."""

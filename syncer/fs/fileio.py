@@ -137,6 +137,9 @@ class FileIO:
         begin = max(end, file.ahead_offset) if file.window_bytes else end
         file.window_bytes, file.ahead_offset = window, end + window
         ahead = self._meta.extents.find(file.number, begin, end + window)
+        if ahead and window > RANGE_BYTES:
+            ahead += self._store.rest_of_pack(file.number, ahead[-1])
+            file.ahead_offset = max(file.ahead_offset, ahead[-1].end)
         self._store.prefetch([part.source for part in ahead if part.source > 0], self._limits.read_deadline_s)
 
     # --- writing -------------------------------------------------------------------------------------------------

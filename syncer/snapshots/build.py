@@ -131,7 +131,7 @@ class _Walker:
             if len(self._packs) > PACKS_KEPT:
                 self._packs.popitem(last=False)
         self._packs.move_to_end(location.pack)
-        return open_sealed(memoryview(pack)[location.offset : location.offset + location.length], tree)
+        return bytes(open_sealed(memoryview(pack)[location.offset : location.offset + location.length], tree))
 
     def _locate(self, tree: TreeId) -> Location | None:
         block = self._meta.blocks.find(BlockId(tree))
