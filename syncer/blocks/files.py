@@ -6,20 +6,21 @@ from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_REUSED_BYTES = 32 * 1024 * 1024
-_IDLE_BYTES = 64 * 1024 * 1024
+_LARGE_BYTES = 1024 * 1024
+_IDLE_BYTES = 16 * 1024 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def share_large_buffers() -> None:
-    """Have the allocator use the memory of large buffers (packs, ranges) again, in all threads alike (mallopt(3)).
+def tune_allocator() -> None:
+    """Have the allocator give packs and ranges back at once, and use what is smaller again (mallopt(3)).
 
-    By default it maps such a buffer anew each time, and the page faults cost a third of a transfer's time; once it has
-    learned better it keeps them in the heaps of many threads, each with its own.
+    Its defaults adapt to the largest buffer ever freed and then keep such in the heaps of many threads, in pieces: twice
+    the memory. Giving back every free page instead costs a third of a transfer's time in page faults. So: one heap for
+    all threads, with some room at its end, and none of the large buffers in it.
     """
-    _libc.mallopt(_M_MMAP_THRESHOLD, _REUSED_BYTES)
+    _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     _libc.mallopt(_M_TRIM_THRESHOLD, _IDLE_BYTES)
-    _libc.mallopt(_M_ARENA_MAX, 2)
+    _libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> bool:

@@ -49,7 +49,7 @@ class Pack:
 
     id: PackId
     kind: int
-    data: bytes
+    data: memoryview
     entries: tuple[PackEntry, ...]
 
     def locations(self) -> list[tuple[BlockId, int, int, int]]:
@@ -77,7 +77,7 @@ class PackBuilder:
 
     def __init__(self, kind: int = CONTENT) -> None:
         self._kind = kind
-        self._parts: list[bytes] = []
+        self._data = bytearray()
         self._entries: list[PackEntry] = []
         self.size_bytes = 0
         """Sealed bytes collected; the list comes on top."""
@@ -90,19 +90,20 @@ class PackBuilder:
         return self.size_bytes >= PACK_BYTES or len(self._entries) >= PACK_BLOCKS
 
     def add(self, block_id: BlockId, sealed: bytes, plain_bytes: int) -> None:
-        """Append a block; *plain_bytes* is its length before it was sealed. *sealed* is kept, not copied."""
+        """Append a block; *plain_bytes* is its length before it was sealed."""
         self._entries.append(PackEntry(block_id, self.size_bytes, len(sealed), plain_bytes))
-        self._parts.append(sealed)
+        self._data += sealed
         self.size_bytes += len(sealed)
 
     def finish(self) -> Pack:
-        """The pack; the builder is empty afterwards. Takes the memory of one further copy while it runs."""
+        """The pack; the builder is empty afterwards."""
         blocks = [(entry.id, entry.length, entry.plain_bytes) for entry in self._entries]
         listed = msgspec.msgpack.encode((self._kind, blocks))
-        self._parts += [listed, FOOTER.pack(blake3(listed).digest(), len(listed), MAGIC)]
-        data = b"".join(self._parts)
+        self._data += listed
+        self._data += FOOTER.pack(blake3(listed).digest(), len(listed), MAGIC)
+        data = memoryview(self._data).toreadonly()
         entries = tuple(self._entries)
-        self._parts, self._entries, self.size_bytes = [], [], 0
+        self._data, self._entries, self.size_bytes = bytearray(), [], 0
         return Pack(PackId(blake3(data).digest()), self._kind, data, entries)
 
 

@@ -118,8 +118,9 @@ class Uploader:
 
     async def _send(self, batch: list[Block]) -> None:
         try:
-            rows = {block.number: self._meta.blocks.data(block.number) for block in batch if block.cached == CACHED_ROW}
-            pack, unreadable = await trio.to_thread.run_sync(self._pack, batch, rows, limiter=self._packers)
+            async with self._packers:  # before the rows are read: they take memory too
+                rows = {b.number: self._meta.blocks.data(b.number) for b in batch if b.cached == CACHED_ROW}
+                pack, unreadable = await trio.to_thread.run_sync(self._pack, batch, rows)
             self._set_aside(unreadable)
             if pack is None:
                 return

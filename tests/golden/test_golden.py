@@ -112,7 +112,7 @@ def packed(kind: int, plains: list[bytes]) -> bytes:
         sealed = seal(plain)
         assert sealed[0] == PLAIN, "the golden pack must not depend on zstd's version"
         builder.add(block_id(plain), sealed, len(plain))
-    return builder.finish().data
+    return bytes(builder.finish().data)
 
 
 TREE_NODES = [encode_node(NODES[name]) for name in ("extent-leaf", "root")]
