@@ -63,16 +63,14 @@ class FileIO:
             SyncerError: bytes that are not here could not be had in time.
         """
         inode = self._meta.inodes.need(file.number)
-        end = min(offset + length, inode.size)
-        if end <= offset:
+        if inode.size <= offset:
             return b""
         self._note_access(inode)
-        if inode.content is not None:
-            return bytes(memoryview(inode.content)[offset:end])
-        data = self._read_here(file, inode, offset, end)
+        data = self._read_here(file, inode, offset, length)
         if data is None:
-            data = await self._read_fetching(file, offset, end)
-        self._read_ahead(file, offset, offset + len(data))
+            data = await self._read_fetching(file, offset, length)
+        if inode.content is None:
+            self._read_ahead(file, offset, offset + len(data))
         return data
 
     def _note_access(self, inode: Inode) -> None:
@@ -82,8 +80,13 @@ class FileIO:
         elif (now := time.time_ns()) - inode.atime_ns > RELATIME_NS:
             self._meta.inodes.see_read(inode, now)
 
-    def _read_here(self, file: OpenFile, inode: Inode, offset: int, end: int) -> bytes | None:
-        """The bytes [offset, end) if all of them are local."""
+    def _read_here(self, file: OpenFile, inode: Inode, offset: int, length: int) -> bytes | None:
+        """Up to *length* bytes at *offset*, in whatever form the file is now, if all of them are local."""
+        end = min(offset + length, inode.size)
+        if inode.content is not None:
+            return bytes(memoryview(inode.content)[offset:end])
+        if end <= offset:
+            return b""
         extent = file.extent
         if extent is not None and file.epoch == inode.epoch and extent.start <= offset and end <= extent.end:
             return self._store.read(extent, offset - extent.start, end - offset)
@@ -110,16 +113,16 @@ class FileIO:
             extents.append(Extent(inode.tail_start, inode.size - inode.tail_start, -inode.tail, 0))
         return extents
 
-    async def _read_fetching(self, file: OpenFile, offset: int, end: int) -> bytes:
+    async def _read_fetching(self, file: OpenFile, offset: int, length: int) -> bytes:
         """Fetch what is missing and read; again when the file changed or a bad copy was found meanwhile."""
         deadline_s = self._limits.read_deadline_s
         for _ in range(4):
             inode = self._meta.inodes.need(file.number)
-            end = min(end, inode.size)
+            end = min(offset + length, inode.size)
             numbers = [extent.source for extent in self._extents(inode, offset, end) if extent.source > 0]
             with self._store.budget.pin(numbers):
                 await self._store.fetch(numbers, deadline_s)
-                data = self._read_here(file, self._meta.inodes.need(file.number), offset, end)
+                data = self._read_here(file, self._meta.inodes.need(file.number), offset, length)
             if data is not None:
                 return data
         raise OSError(errno.EIO, "the file changes faster than it can be fetched")
