@@ -5,6 +5,7 @@ methods run on the event loop's thread.
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import trio
@@ -17,6 +18,9 @@ from syncer.meta.store import MetaStore
 
 HEADROOM_BYTES = 10_000_000
 """Kept free for what is not counted: the log, the folders themselves, what SQLite needs beyond the estimates here."""
+BATCH_BYTES = 8 * 1024 * 1024
+"""Dirty bytes are sealed in stretches of about this much. Room for the second copy of one is kept for the sealer: a
+budget full of what only sealing can shrink would be full for ever."""
 EVICT_BATCH = 256
 PAGE_BYTES = 4096
 
@@ -35,7 +39,9 @@ class Budget:
         self.pinned: dict[int, int] = {}
         """Blocks somebody is about to read, by number, with how many want them: never evicted."""
         self.waiting = 0
-        """How many writers wait for room; the uploader and the sealer hurry when there are any."""
+        """How many wait for room; the uploader and the sealer hurry when there are any."""
+        self._queue: deque[object] = deque()
+        """Those who wait, the sealer aside, in their order: who wants much must not wait for ever behind the others."""
         self.on_pressure: Callable[[], None] = lambda: None
         meta.database.on_commit.append(self.measure)
 
@@ -66,14 +72,15 @@ class Budget:
     def _free(self) -> int:
         """Room for new bytes. Commits and checkpoints to come take room too, and nobody asks before they do."""
         coming = self._wal_bytes + self._meta.database.uncommitted_bytes()
-        return self.limit_bytes - HEADROOM_BYTES - self.used_bytes - coming
+        return self.limit_bytes - HEADROOM_BYTES - BATCH_BYTES - self.used_bytes - coming
 
-    def make_room(self, wanted_bytes: int, *, rows: bool = False) -> bool:
+    def make_room(self, wanted_bytes: int, *, rows: bool = False, sealing: bool = False) -> bool:
         """Evict until *wanted_bytes* fit; False when not enough may go. ATOMIC.
 
-        With *rows*, room inside meta.db will do: the bytes are going to be a row there.
+        With *rows*, room inside meta.db will do: the bytes are going to be a row there. *sealing* may take the room
+        that is kept for it.
         """
-        spare_bytes = self._reusable_bytes if rows else 0
+        spare_bytes = (self._reusable_bytes if rows else 0) + (BATCH_BYTES if sealing else 0)
         while (missing := wanted_bytes - self._free() - spare_bytes) > 0:
             chosen = self._victims(missing)
             if not chosen:
@@ -97,29 +104,38 @@ class Budget:
             freed += file_bytes(block.size)
         return chosen
 
-    async def reserve(self, wanted_bytes: int, deadline_s: float, *, rows: bool = False) -> None:
-        """Return when *wanted_bytes* may be written now, before the next await of the caller.
+    async def reserve(
+        self, wanted_bytes: int, deadline_s: float, *, rows: bool = False, sealing: bool = False
+    ) -> None:
+        """Return when *wanted_bytes* may be written now, before the next await of the caller: first come, first served.
 
         Raises:
             BudgetExhausted: there was no room within *deadline_s*.
         """
-        if self._free() >= wanted_bytes or self.make_room(wanted_bytes, rows=rows):
+        if (sealing or not self._queue) and self.make_room(wanted_bytes, rows=rows, sealing=sealing):
             return
+        me = object()
+        if not sealing:
+            self._queue.append(me)
         self.waiting += 1
         try:
             with trio.move_on_after(deadline_s):
                 while True:
                     self.on_pressure()
                     await self._room.wait()
-                    if self.make_room(wanted_bytes, rows=rows):
+                    my_turn = sealing or self._queue[0] is me
+                    if my_turn and self.make_room(wanted_bytes, rows=rows, sealing=sealing):
                         return
         finally:
             self.waiting -= 1
+            if not sealing:
+                self._queue.remove(me)
+            self.changed()
         raise BudgetExhausted("the budget is full of data that is not on the remote yet")
 
     def fits(self, wanted_bytes: int) -> bool:
         """Whether `reserve` would return at once without evicting anything."""
-        return self._free() >= wanted_bytes
+        return not self._queue and self._free() >= wanted_bytes
 
     def changed(self) -> None:
         """Wake those who wait for room; called whenever something was freed or became evictable."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import trio
 from blake3 import blake3
 
+from syncer.blocks.budget import BATCH_BYTES
 from syncer.blocks.cutter import DATA, HOLE, new_cutter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.tails import Tails
@@ -22,8 +23,6 @@ from syncer.values import BLOCK_MAX_BYTES, SMALL_BYTES, BlockId
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 8 * 1024 * 1024
-"""Dirty bytes are sealed in stretches of about this much, so that their second copy stays small."""
 AT_ONCE = 64
 """So many small files are sealed before other tasks get their turn."""
 FRAGMENTS_PER_MIB = 16
@@ -178,7 +177,7 @@ class Sealer:
         try:
             inode = self._meta.inodes.get(number)
             if inode is not None and inode.content is not None:
-                await self._store.budget.reserve(len(inode.content), RESERVE_S, rows=True)
+                await self._store.budget.reserve(len(inode.content), RESERVE_S, rows=True, sealing=True)
             if self._start(number, sealed) is not None:
                 for dirty, run in self._runs(number):
                     await self._seal_run(number, dirty, run)
@@ -226,7 +225,7 @@ class Sealer:
 
     async def _seal_run(self, number: int, dirty: int, run: list[Extent]) -> None:
         length = run[-1].end - run[0].start
-        await self._store.budget.reserve(length, RESERVE_S)
+        await self._store.budget.reserve(length, RESERVE_S, sealing=True)
         with self._store.budget.hold(length):
             try:
                 pieces = await trio.to_thread.run_sync(self._cut_run, run)
@@ -287,8 +286,9 @@ class Sealer:
         if len(here) < len(group):
             return
         begin, end = group[0].start, group[-1].end
-        await self._store.budget.reserve(end - begin, RESERVE_S)
-        cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
+        await self._store.budget.reserve(end - begin, RESERVE_S, sealing=True)
+        with self._store.budget.hold(end - begin):
+            cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
         if self._meta.extents.find(number, begin, end) == group:  # ATOMIC from here: nobody wrote there meanwhile
             pieces = [self._piece(cut) for cut in cuts]
             self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
