@@ -104,9 +104,7 @@ class Budget:
             freed += file_bytes(block.size)
         return chosen
 
-    async def reserve(
-        self, wanted_bytes: int, deadline_s: float, *, rows: bool = False, sealing: bool = False
-    ) -> None:
+    async def reserve(self, wanted_bytes: int, deadline_s: float, *, rows: bool = False, sealing: bool = False) -> None:
         """Return when *wanted_bytes* may be written now, before the next await of the caller: first come, first served.
 
         Raises:

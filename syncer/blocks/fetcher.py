@@ -14,7 +14,7 @@ from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache, Incoming
 from syncer.blocks.codec import open_sealed
 from syncer.blocks.pack import pack_key
-from syncer.errors import DeadlinePassed, LocalDamage, ObjectCorrupt, ObjectMissing, SyncerError
+from syncer.errors import BudgetExhausted, DeadlinePassed, LocalDamage, ObjectCorrupt, ObjectMissing, SyncerError
 from syncer.meta.blocktable import Block, file_bytes
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, PackId
@@ -25,6 +25,12 @@ RANGE_BYTES = 8 * 1024 * 1024
 """One request asks for about this much at most: a pack."""
 GAP_BYTES = 64 * 1024
 """Bytes nobody asked for that are worth fetching to join two ranges."""
+LEAST_BYTES = 512 * 1024
+"""So much is asked for at once, and ahead of a reader, however slow the line is."""
+RANGE_SHARE, AHEAD_SHARE = 1 / 30, 1 / 10
+"""One request, and all that is fetched ahead, should take no more than these parts of a reader's deadline."""
+RATE_WEIGHT = 0.3
+"""How much the latest request counts in what is known of the line."""
 REMEMBER_S = 1.0
 """How long a failed fetch answers for the next one."""
 NEIGHBOUR_BYTES = 512 * 1024
@@ -35,6 +41,8 @@ NEIGHBOUR_BYTES = 512 * 1024
 class _Flight:
     """A block on its way."""
 
+    scope: trio.CancelScope
+    """Of the request that brings it; its deadline moves when somebody begins to wait."""
     done: trio.Event = field(default_factory=trio.Event)
     error: SyncerError | None = None
 
@@ -49,12 +57,11 @@ class Range:
     blocks: tuple[Block, ...]
 
 
-def plan(blocks: Iterable[Block]) -> list[Range]:
-    """Group blocks that are on the remote into ranges, in the order of their first block."""
+def plan(blocks: Iterable[Block], range_bytes: int = RANGE_BYTES) -> list[Range]:
+    """Group blocks that are on the remote into ranges of about *range_bytes* at most, in the order of the packs."""
     ranges: list[list[Block]] = []
     for block in sorted(blocks, key=_place):
-        last = ranges[-1][-1] if ranges else None
-        if last is not None and _joins(ranges[-1], block):
+        if ranges and _joins(ranges[-1], block, range_bytes):
             ranges[-1].append(block)
         else:
             ranges.append([block])
@@ -67,11 +74,11 @@ def _place(block: Block) -> tuple[bytes, int]:
     return block.location.pack, block.location.offset
 
 
-def _joins(group: Sequence[Block], block: Block) -> bool:
+def _joins(group: Sequence[Block], block: Block, range_bytes: int) -> bool:
     first, last, here = group[0].location, group[-1].location, block.location
     assert first is not None and last is not None and here is not None
     gap = here.offset - (last.offset + last.length)
-    return here.pack == last.pack and gap <= GAP_BYTES and here.offset + here.length - first.offset <= RANGE_BYTES
+    return here.pack == last.pack and gap <= GAP_BYTES and here.offset + here.length - first.offset <= range_bytes
 
 
 def _range(group: Sequence[Block]) -> Range:
@@ -95,6 +102,9 @@ class Fetcher:
         """Blocks that could not be had a moment ago, with when and why."""
         self.fetched_bytes = 0
         self.remote_ok: bool | None = None
+        self._active = 0
+        self._rate: float | None = None
+        """Bytes a second that the line has carried lately, all requests together."""
 
     async def fetch(self, numbers: Sequence[int], deadline_s: float) -> None:
         """Return when each block is cached. The caller has pinned them.
@@ -104,6 +114,8 @@ class Fetcher:
         """
         self._raise_recent(numbers)
         flights = self.start(numbers, deadline_s)
+        for flight in flights:
+            flight.scope.deadline = max(flight.scope.deadline, trio.current_time() + deadline_s)
         with trio.move_on_after(deadline_s) as scope:
             for flight in flights:
                 await flight.done.wait()
@@ -128,46 +140,63 @@ class Fetcher:
         new = [block for block in missing if block.number not in self._flights]
         if len(new) == 1 and new[0].size <= SMALL_BYTES:
             new += [b for b in self._meta.blocks.neighbours(new[0], NEIGHBOUR_BYTES) if b.number not in self._flights]
-        ranges = plan(new)
-        for block in new:
-            self._flights[block.number] = _Flight()
-        flights = [self._flights[block.number] for block in missing]
-        for item in ranges:
-            self._nursery.start_soon(self._bring, item, deadline_s)
-        return flights
+        for item in plan(new, self._within(RANGE_BYTES, deadline_s * RANGE_SHARE)):
+            self._launch(item, deadline_s)
+        return [self._flights[block.number] for block in missing]
 
-    async def _bring(self, item: Range, deadline_s: float) -> None:
+    def _launch(self, item: Range, deadline_s: float) -> None:
+        scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
+        for block in item.blocks:
+            self._flights[block.number] = _Flight(scope)
+        self._nursery.start_soon(self._bring, item, scope, deadline_s)
+
+    def reach(self, most_bytes: int, deadline_s: float) -> int:
+        """How far ahead of a reader to fetch: as much as the line brings in a part of *deadline_s*, or *most_bytes*."""
+        return self._within(most_bytes, deadline_s * AHEAD_SHARE)
+
+    def _within(self, most_bytes: int, time_s: float) -> int:
+        return most_bytes if self._rate is None else min(most_bytes, max(LEAST_BYTES, int(self._rate * time_s)))
+
+    async def _bring(self, item: Range, scope: trio.CancelScope, deadline_s: float) -> None:
         """One task: fetch a range and put its blocks in the cache. Never raises: errors go to the flights."""
         try:
-            with trio.fail_after(deadline_s):
+            with scope:
                 async with self._slots:
                     need = sum(file_bytes(block.size) for block in item.blocks)
                     await self._budget.reserve(need, deadline_s)
                     with self._budget.hold(need):
                         await self._fetch_range(item)
-        except trio.TooSlowError:
-            self.remote_ok = False
-            self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
+            if scope.cancelled_caught:
+                self.remote_ok = False
+                self._rate = 0.0
+                self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
         except (ObjectCorrupt, ObjectMissing) as error:
             if len(item.blocks) > 1:
-                await self._one_by_one(item, deadline_s)
+                self._one_by_one(item, deadline_s)
             else:
                 log.error("block %s cannot be read from the remote: %s", item.blocks[0].id.hex(), error)
                 self._fail(item.blocks, error)
+        except BudgetExhausted:
+            self._fail(item.blocks, LocalDamage("the budget is full of data that is not on the remote yet"))
         except SyncerError as error:
             self.remote_ok = False
             self._fail(item.blocks, error)
         except OSError as error:
             self._fail(item.blocks, LocalDamage(f"the cache cannot take a block: {error.strerror}"))
-        finally:
+        except Exception as error:  # whatever it is: it must not take the mount away from its users
+            log.exception("a fetch failed unexpectedly")
+            self._fail(item.blocks, LocalDamage(f"a block could not be fetched: {error}"))
+        except BaseException:
             self._fail(item.blocks, DeadlinePassed("the fetch was cancelled"))
+            raise
 
-    async def _one_by_one(self, item: Range, deadline_s: float) -> None:
-        """A damaged neighbour must cost nobody else a byte."""
+    def _one_by_one(self, item: Range, deadline_s: float) -> None:
+        """A damaged neighbour must cost nobody else a byte: each block by itself, for those who wait already too."""
         for block in item.blocks:
             flight = self._flights.get(block.number)
             if flight is not None:
-                await self._bring(_range([block]), deadline_s)
+                flight.scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
+                self._nursery.start_soon(self._bring, _range([block]), flight.scope, deadline_s)
 
     def _fail(self, blocks: Iterable[Block], error: SyncerError) -> None:
         for block in blocks:
@@ -178,29 +207,54 @@ class Fetcher:
                 self._failures[block.number] = (trio.current_time(), error)
 
     async def _fetch_range(self, item: Range) -> None:
-        data = await self._backend.get(pack_key(item.pack), item.offset, item.length)
+        begin = trio.current_time()
+        self._active += 1
+        try:
+            data = await self._backend.get(pack_key(item.pack), item.offset, item.length)
+            self._measure(len(data), trio.current_time() - begin)
+        finally:
+            self._active -= 1
         self.remote_ok = True
         self.fetched_bytes += len(data)
         opened = await trio.to_thread.run_sync(self._open_all, item, memoryview(data), abandon_on_cancel=False)
-        for block, plain in opened:
-            self._land(block, plain)
+        try:
+            while opened:
+                self._land(*opened[0])
+                opened.pop(0)
+        finally:
+            self._discard(opened)
         damaged = [block for block in item.blocks if block.number in self._flights]
         if damaged:
             raise ObjectCorrupt(f"pack {item.pack.hex()} holds wrong bytes for block {damaged[0].id.hex()}")
 
+    def _measure(self, length: int, time_s: float) -> None:
+        if length < LEAST_BYTES // 2:
+            return  # tells of the round trip alone
+        rate = self._active * length / max(time_s, 0.001)
+        self._rate = rate if self._rate is None else self._rate + (rate - self._rate) * RATE_WEIGHT
+
     def _open_all(self, item: Range, data: memoryview) -> list[tuple[Block, bytes | Incoming]]:
         """In a thread: the plain bytes of each sound block; large ones already in a temporary file."""
         result: list[tuple[Block, bytes | Incoming]] = []
-        for block in item.blocks:
-            assert block.location is not None
-            start = block.location.offset - item.offset
-            try:
-                plain = open_sealed(data[start : start + block.location.length], block.id)
-            except ObjectCorrupt:
-                continue
-            small = len(plain) <= SMALL_BYTES
-            result.append((block, bytes(plain) if small else self._cache.write_temporary(block, plain)))
+        try:
+            for block in item.blocks:
+                assert block.location is not None
+                start = block.location.offset - item.offset
+                try:
+                    plain = open_sealed(data[start : start + block.location.length], block.id)
+                except ObjectCorrupt:
+                    continue
+                small = len(plain) <= SMALL_BYTES
+                result.append((block, bytes(plain) if small else self._cache.write_temporary(block, plain)))
+        except BaseException:
+            self._discard(result)
+            raise
         return result
+
+    def _discard(self, opened: Iterable[tuple[Block, bytes | Incoming]]) -> None:
+        for _, plain in opened:
+            if not isinstance(plain, bytes):
+                self._cache.discard(plain)
 
     def _land(self, block: Block, plain: bytes | Incoming) -> None:
         try:

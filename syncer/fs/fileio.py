@@ -136,7 +136,8 @@ class FileIO:
             return
         if file.window_bytes and file.ahead_offset - end > max(file.window_bytes // 2, file.window_bytes - RANGE_BYTES):
             return
-        window = min(max(file.window_bytes * 2, READ_AHEAD_START_BYTES), self._limits.read_ahead_bytes)
+        most = self._store.fetcher.reach(self._limits.read_ahead_bytes, self._limits.read_deadline_s)
+        window = min(max(file.window_bytes * 2, READ_AHEAD_START_BYTES), most)
         begin = max(end, file.ahead_offset) if file.window_bytes else end
         file.window_bytes, file.ahead_offset = window, end + window
         ahead = self._meta.extents.find(file.number, begin, end + window)

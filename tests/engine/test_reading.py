@@ -1,11 +1,16 @@
 """What a read returns when the file changes while its bytes are on their way, and when the line is slow."""
 
 import os
+import sqlite3
 from pathlib import Path
 
+import pytest
 import trio
 
-from tests.support.opened import GatedBackend, create, evict_all, flush, opened
+from syncer.backends.memory import MemoryBackend
+from syncer.errors import LocalDamage
+from syncer.meta.blocktable import Block
+from tests.support.opened import GatedBackend, SlowLine, create, evict_all, flush, opened
 
 
 async def test_a_file_cut_and_written_anew_while_it_is_fetched(tmp_path: Path) -> None:
@@ -56,3 +61,38 @@ async def test_a_small_file_that_becomes_a_content_again_in_the_moment_its_block
                 nursery.start_soon(read)
                 nursery.start_soon(write)
             assert got == [b"x" * 4096]
+
+
+async def test_a_slow_line_is_not_a_dead_one(tmp_path: Path) -> None:
+    """2 Mbit/s with the usual deadline of 60 s, both forty times faster."""
+    size, piece = 45_000_000, 131_072
+    line = SlowLine()
+    async with opened(tmp_path, line, budget_bytes=200_000_000, network_deadline_s=1.5) as engine:
+        _, handle = create(engine, b"f")
+        data = os.urandom(size)
+        for offset in range(0, size, piece):
+            await engine.file_system.write(handle, offset, data[offset : offset + piece])
+        await flush(engine)
+        evict_all(engine)
+        line.rate = 10_000_000
+        reader = engine.file_system.handles.open(engine.meta.inodes.need(engine.file_system.handles.get(handle).number))
+        for offset in range(0, size, piece):
+            assert await engine.file_system.read(reader, offset, piece) == data[offset : offset + piece]
+
+
+async def test_trouble_that_nobody_foresaw_costs_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        _, handle = create(engine, b"f")
+        await engine.file_system.write(handle, 0, b"x" * 20_000)
+        await flush(engine)
+        evict_all(engine)
+
+        def full(block: Block, data: bytes) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.meta.blocks, "keep_row", full)
+            with pytest.raises(LocalDamage, match="disk is full"):
+                await engine.file_system.read(handle, 0, 100)
+        await trio.sleep(1.1)  # a failure answers for the next second
+        assert await engine.file_system.read(handle, 0, 3) == b"xxx"

@@ -37,6 +37,38 @@ class GatedBackend(MemoryBackend):
         return await super().get(key, offset, length)
 
 
+class SlowLine(MemoryBackend):
+    """A line of `rate` bytes a second, shared fairly by all that is under way; without limit while it is None."""
+
+    STEP_S = 0.01
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate: float | None = None
+        self._active = 0
+
+    async def _carry(self, length: int) -> None:
+        if self.rate is None:
+            return
+        self._active += 1
+        try:
+            left = float(length)
+            while left > 0:
+                await trio.sleep(self.STEP_S)
+                left -= self.rate * self.STEP_S / self._active
+        finally:
+            self._active -= 1
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        data = await super().get(key, offset, length)
+        await self._carry(len(data))
+        return data
+
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        await self._carry(len(data))
+        await super().put(key, data)
+
+
 @contextlib.asynccontextmanager
 async def opened(
     data: Path, backend: MemoryBackend, *, wish: Wish = WRITER, publishing: bool = False, **changes: object
