@@ -156,8 +156,9 @@ class _Service:
 
     async def announce(self, on_ready: Callable[[str], None], reason: str) -> None:
         """Say that the mount is usable, once the kernel has had its first answer."""
-        await trio.to_thread.run_sync(os.stat, self._request.mountpoint)
-        await trio.to_thread.run_sync(fuse.raise_read_ahead, os.fsencode(self._request.mountpoint))
+        path = os.fsencode(self._request.mountpoint)  # in threads that nobody waits for: the mount may end meanwhile
+        await trio.to_thread.run_sync(os.stat, path, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(fuse.raise_read_ahead, path, abandon_on_cancel=True)
         on_ready(f"read-only: {reason}" if reason else "")
 
 

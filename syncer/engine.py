@@ -20,7 +20,7 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
-from syncer.errors import DeadlinePassed, LocalDamage, SyncerError
+from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
 from syncer.meta.store import MetaStore
@@ -77,22 +77,23 @@ class Engine:
         self.read_only = read_only
         self.store = BlockStore(data, meta, backend, settings.budget_bytes, nursery)
         self.tails = Tails(self.store)
-        self.sealer = Sealer(self.store, self.tails, quiet_s=settings.upload_delay_s / 2)
+        self.durability = Durability(meta.database, self.store.dirty)
+        self.sealer = Sealer(self.store, self.tails, self.durability, quiet_s=settings.upload_delay_s / 2)
         self.uploader = Uploader(
-            meta,
+            self.store,
             backend,
-            self.store.cache,
+            self.durability,
             delay_s=settings.upload_delay_s,
             parallelism=settings.upload_parallelism,
             level=settings.compression_level,
         )
-        self.durability = Durability(meta.database, self.store.dirty)
         self.file_system = FileSystem(self.store, self._make_io, read_only=read_only)
         self.publisher = Publisher(
             meta,
             backend,
             self.sealer,
             self.uploader,
+            self.durability,
             interval_s=settings.snapshot_interval_s,
         )
         self._wire()
@@ -107,6 +108,7 @@ class Engine:
         def hurry() -> None:
             self.sealer.wake()
             self.uploader.wake()
+            self._checkpoint_wanted.set()
 
         self.meta.database.on_pending = lambda: self._pending.set()
         self.store.budget.on_pressure = hurry
@@ -247,12 +249,9 @@ class Engine:
         database = self.meta.database
         self.meta.commit()
         position = database.committed_position
-        taken = self.store.begin_sync()
-        try:
-            await trio.to_thread.run_sync(sync_file_system, self._data)
-        except BaseException:
-            self.store.sync_failed(taken)
-            raise
+        unsynced = self.store.unsynced()
+        await trio.to_thread.run_sync(sync_file_system, self._data)
+        self.store.synced(unsynced)
         await trio.to_thread.run_sync(database.checkpoint)
         self.meta.commit()
         whole = database.checkpoint_here()
@@ -274,11 +273,22 @@ class Engine:
         Raises:
             DeadlinePassed: not within *timeout_s*.
             BackendError: the remote will not have it.
+            WrongRepository: nothing may be written from here, and something waits.
         """
+        if self.read_only:
+            return self._check_nothing_waits()
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
             await self.publisher.publish("manual", released=released, progress=progress)
         if scope.cancelled_caught:
             raise DeadlinePassed(f"not everything reached the remote within {timeout_s:g} s")
+
+    def _check_nothing_waits(self) -> None:
+        waiting = self.meta.blocks.pending_totals()[0] + self.unsealed_bytes()
+        if waiting:
+            raise WrongRepository(
+                f"mounted read-only, and {waiting} bytes from before are not on the remote",
+                hint="mount it for writing, where nobody else has taken over the repository",
+            )
 
     async def put_down(self, deadline_s: float) -> None:
         """Before a clean end: publish what can be published in *deadline_s*. What cannot waits for the next time."""

@@ -112,10 +112,10 @@ class BlockCache:
         self.evict([block])
 
     def read_file(self, block_id: BlockId) -> bytes | None:
-        """The whole cache file, unverified, or None without one. Safe in a thread."""
+        """The whole cache file, unverified, or None without one. Safe in a thread. Raises: OSError."""
         try:
             return self.path(block_id).read_bytes()
-        except OSError:
+        except FileNotFoundError:
             return None
 
     # --- changing ------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ def tune_allocator() -> None:
     """Have the allocator give packs and ranges back at once, and use what is smaller again (mallopt(3)).
 
     Its defaults adapt to the largest buffer ever freed and then keep such in the heaps of many threads, in pieces:
-    twice the memory. Giving back every free page instead costs a third of a transfer's time in page faults. So: one heap for
-    all threads, with some room at its end, and none of the large buffers in it.
+    twice the memory. Giving back every free page instead costs a third of a transfer's time in page faults. So: one
+    heap for all threads, with some room at its end, and none of the large buffers in it.
     """
     _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     _libc.mallopt(_M_TRIM_THRESHOLD, _IDLE_BYTES)

@@ -15,6 +15,7 @@ from blake3 import blake3
 from syncer.blocks.budget import BATCH_BYTES
 from syncer.blocks.cutter import DATA, HOLE, new_cutter
 from syncer.blocks.store import BlockStore
+from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.errors import LocalDamage, SyncerError
 from syncer.meta.extents import Extent, Piece
@@ -84,8 +85,9 @@ def cut_stretch(start: int, parts: Iterable[bytes]) -> list[_Cut]:
 
 
 class Sealer:
-    def __init__(self, store: BlockStore, tails: Tails, *, quiet_s: float) -> None:
+    def __init__(self, store: BlockStore, tails: Tails, durability: Durability, *, quiet_s: float) -> None:
         self._store = store
+        self._durability = durability
         self._meta = store.meta
         self._tails = tails
         self._quiet_s = quiet_s
@@ -94,6 +96,8 @@ class Sealer:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
+        self._copied: list[tuple[int, Extent]] = []
+        """Frozen dirty bytes, by file, that are in blocks as well: to be freed once those are durable."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited now and then, so that meta.db can keep up."""
         for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:
@@ -233,22 +237,33 @@ class Sealer:
                 if self._meta.extents.is_dirty_in_use(dirty):
                     raise
                 return  # the file was truncated or deleted meanwhile, and its dirty bytes with it
-        self._finish(number, dirty, run, pieces)
+            self._finish(number, dirty, run, pieces)
+            await self._free_copied(number)
 
     def _cut_run(self, run: list[Extent]) -> list[_Cut]:
         """In a thread: read and cut a run."""
         return cut_stretch(run[0].start, self._store.dirty.read_frozen(run))
 
     def _finish(self, number: int, dirty: int, run: Sequence[Extent], cuts: Sequence[_Cut]) -> None:
-        """Write the blocks down, record them, and free the bytes they came from. ATOMIC."""
-        pieces = [self._piece(cut) for cut in cuts]
+        """Write the blocks down and record them; the bytes they came from are freed later. ATOMIC."""
+        pieces = [self._piece(number, cut) for cut in cuts]
         begin, end = run[0].start, run[-1].end
         self._meta.extents.seal(number, dirty, begin, end, pieces, int(time.time()))
         self._store.settle(number)
-        for extent in run:
-            self._store.dirty.punch(dirty, extent.source_offset, extent.length)
+        self._copied += [(dirty, extent) for extent in run]
 
-    def _piece(self, cut: _Cut) -> Piece:
+    async def _free_copied(self, number: int) -> None:
+        """Give back the room of what was copied into blocks of the inode, once the copies survive a power cut too."""
+        copied, self._copied = self._copied, []
+        unsynced = self._store.unsynced(number)
+        await self._durability.sync(files=[self._store.cache.path(block_id) for block_id in unsynced])
+        self._store.synced(unsynced)
+        for dirty, extent in copied:
+            self._store.dirty.punch(dirty, extent.source_offset, extent.length)
+        self._store.budget.changed()
+
+    def _piece(self, number: int, cut: _Cut) -> Piece:
+        self._store.share(number, cut.block_id)
         if cut.length <= SMALL_BYTES:
             return cut.start, cut.length, cut.block_id, cut.data
         dirty = self._meta.extents.new_dirty()
@@ -290,7 +305,7 @@ class Sealer:
         with self._store.budget.hold(end - begin):
             cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
         if self._meta.extents.find(number, begin, end) == group:  # ATOMIC from here: nobody wrote there meanwhile
-            pieces = [self._piece(cut) for cut in cuts]
+            pieces = [self._piece(number, cut) for cut in cuts]
             self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
             self._store.settle(number)
 

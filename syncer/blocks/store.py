@@ -26,7 +26,8 @@ class BlockStore:
         self.meta = meta
         self.cache = BlockCache(data / "cache", meta)
         self.dirty = DirtyFiles(data / "dirty")
-        self._unsynced: dict[int, set[BlockId]] = {}
+        self._unsynced: dict[BlockId, set[int]] = {}
+        """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
         self._recover()
         self.budget = Budget(budget_bytes, meta, self.cache, self.dirty)
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
@@ -56,22 +57,22 @@ class BlockStore:
         """Move every dirty file that became a block into the cache. They belong to the inode *number*."""
         for dirty, block_id, length in self.meta.blocks.settling():
             self._settle(dirty, block_id, length)
-            self._unsynced.setdefault(number, set()).add(block_id)
+            self._unsynced.setdefault(block_id, set()).add(number)
 
-    def take_unsynced(self, number: int) -> list[Path]:
-        """Cache files of the inode that are not known to survive a power cut; the caller syncs them."""
-        taken = self._unsynced.pop(number, set())
-        return [self.cache.path(block_id) for block_id in taken]
+    def share(self, number: int, block_id: BlockId) -> None:
+        """The inode is about to name the block, which may be there already, on another inode's account."""
+        if block_id in self._unsynced:
+            self._unsynced[block_id].add(number)
 
-    def begin_sync(self) -> dict[int, set[BlockId]]:
-        """Before a syncfs: what it will make durable. Give it to `sync_failed` if the syncfs fails."""
-        taken, self._unsynced = self._unsynced, {}
-        return taken
+    def unsynced(self, number: int | None = None) -> dict[BlockId, set[int]]:
+        """Blocks of the inode (of all) whose files may not survive a power cut. Sync them, then call `synced`."""
+        return {block_id: users for block_id, users in self._unsynced.items() if number is None or number in users}
 
-    def sync_failed(self, taken: dict[int, set[BlockId]]) -> None:
-        """The syncfs failed: all of it is as unsure as before."""
-        for number, block_ids in taken.items():
-            self._unsynced.setdefault(number, set()).update(block_ids)
+    def synced(self, blocks: dict[BlockId, set[int]]) -> None:
+        """The files have been synced since `unsynced` gave the blocks."""
+        for block_id, users in blocks.items():
+            if self._unsynced.get(block_id) is users:  # another set: a new file of the same block
+                del self._unsynced[block_id]
 
     def delete_dropped(self) -> None:
         """Delete the dirty files that nothing refers to any more; after a commit."""

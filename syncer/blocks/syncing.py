@@ -23,8 +23,8 @@ class Durability:
         self._next: _Flush | None = None
         self._turn = trio.Lock()
 
-    async def sync(self, dirty: Iterable[int], files: Iterable[Path]) -> None:
-        """Raises: OSError when the disk does."""
+    async def sync(self, dirty: Iterable[int] = (), files: Iterable[Path] = ()) -> None:
+        """Return when these files and every operation so far would survive. Raises: OSError when the disk does."""
         if self._next is None:
             self._next = _Flush()
         mine = self._next

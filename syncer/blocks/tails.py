@@ -110,6 +110,7 @@ class Tails:
 
     def _cut(self, inode: Inode, block_id: BlockId, length: int) -> None:
         """End the tail after *length* bytes. A dirty file that is no new block goes with the next commit."""
+        self._store.share(inode.number, block_id)
         self._meta.extents.cut(inode.number, length, block_id, int(time.time()))
         self._store.settle(inode.number)
 

@@ -11,12 +11,12 @@ import trio
 from blake3 import blake3
 
 from syncer.backends.base import Backend
-from syncer.blocks.cache import BlockCache
 from syncer.blocks.codec import seal
 from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder, pack_key
+from syncer.blocks.store import BlockStore
+from syncer.blocks.syncing import Durability
 from syncer.errors import BackendError, LocalDamage, SyncerError
 from syncer.meta.blocktable import CACHED_ROW, Block
-from syncer.meta.store import MetaStore
 from syncer.values import CONTENT, PACK_BYTES
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,24 @@ RETRY_S = 5.0
 
 class Uploader:
     def __init__(
-        self, meta: MetaStore, backend: Backend, cache: BlockCache, *, delay_s: float, parallelism: int, level: int
+        self,
+        store: BlockStore,
+        backend: Backend,
+        durability: Durability,
+        *,
+        delay_s: float,
+        parallelism: int,
+        level: int,
     ) -> None:
-        self._meta = meta
+        self._meta = store.meta
         self._backend = backend
-        self._cache = cache
+        self._cache = store.cache
+        self._budget = store.budget
+        self._durability = durability
         self._delay_s = delay_s
         self._level = level
-        self._slots = max(1, min(parallelism, backend.parallelism))
+        self._parallelism = self._limit = max(1, min(parallelism, backend.parallelism))
+        self._running = 0
         self._packers = trio.CapacityLimiter(PACKERS)
         self._flying: set[int] = set()
         self._wake = trio.Event()
@@ -95,11 +105,11 @@ class Uploader:
         now = trio.current_time()
         if now < self._failed_until:
             return self._failed_until - now
-        while self._slots > 0:
+        while self._running < self._limit:
             batch = self._due()
             if not batch:
                 break
-            self._slots -= 1
+            self._running += 1
             self._flying.update(block.number for block in batch)
             nursery.start_soon(self._send, batch)
         return max(0.5, self._delay_s / 2)
@@ -125,12 +135,16 @@ class Uploader:
             if pack is None:
                 return
             await self._backend.put(pack_key(pack.id), pack.data)
-            self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, pack.locations())
+            with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
+                self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, pack.locations())
+                await self._sync()
+            self._limit = min(self._parallelism, self._limit + 1)
             self.uploaded_bytes += len(pack.data)
             self.stored_bytes += sum(entry.plain_bytes for entry in pack.entries)
             self.remote_ok, self.error = True, None
         except BackendError as error:
             self.remote_ok, self.error = False, error
+            self._limit = 1  # a slow line carries one pack in the time in which four would all fail
             self._failed_until = trio.current_time() + RETRY_S
             log.warning("upload: %s; it is tried again", error)
         except (LocalDamage, OSError) as error:
@@ -138,11 +152,30 @@ class Uploader:
             log.error("upload: %s", error)
         finally:
             self._flying.difference_update(block.number for block in batch)
-            self._slots += 1
+            self._running -= 1
             self.progressed.set()
             self.progressed = trio.Event()
             self.on_stored()
             self.wake()
+
+    async def _sync(self) -> None:
+        """Make what is recorded durable, however long the disk takes to be of use again."""
+        while True:
+            try:
+                return await self._durability.sync()
+            except OSError as error:
+                log.error("upload: what was stored cannot be made durable here: %s", error)
+                await trio.sleep(RETRY_S)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether packs are on their way and the last one that ended got there. Each has a deadline of its own."""
+        return self._running > 0 and self.error is None
+
+    def check_damaged(self) -> int:
+        """How many blocks that something needs cannot be uploaded, because their only copy is bad."""
+        self.damaged = {number for number in self.damaged if self._meta.blocks.is_needed(number)}
+        return len(self.damaged)
 
     def _set_aside(self, blocks: list[Block]) -> None:
         """Blocks whose only copy cannot be read must not keep the others from leaving."""

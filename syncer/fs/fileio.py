@@ -156,15 +156,17 @@ class FileIO:
         """
         if offset + len(data) > FILE_MAX_BYTES:
             raise OSError(errno.EFBIG, "file too large")
-        if self._meta.database.is_commit_due():
-            self._commit()
-        if not self._store.budget.fits(len(data)):
-            await self._reserve(len(data), rows=offset + len(data) <= SMALL_BYTES)
+        await self.room(len(data), rows=offset + len(data) <= SMALL_BYTES)
         self._write(self._meta.inodes.need(number), offset, data, time.time_ns())
         self._sealer.note(number)
         return len(data)
 
-    async def _reserve(self, amount: int, *, rows: bool) -> None:
+    async def room(self, amount: int, *, rows: bool) -> None:
+        """Return when *amount* bytes may be written, in meta.db where they are *rows*. Raises: OSError ENOSPC."""
+        if self._meta.database.is_commit_due():
+            self._commit()
+        if self._store.budget.fits(amount):
+            return
         try:
             await self._store.budget.reserve(amount, self._limits.write_deadline_s, rows=rows)
         except BudgetExhausted as error:
@@ -239,7 +241,9 @@ class FileIO:
         dirty = set() if inode is None else {inode.tail, inode.overlay} - {0}
         if inode is not None and inode.content is None:
             dirty |= {-extent.source for extent in self._meta.extents.dirty_extents(number)}
-        await self._durability.sync(dirty, self._store.take_unsynced(number))
+        unsynced = self._store.unsynced(number)
+        await self._durability.sync(dirty, [self._store.cache.path(block_id) for block_id in unsynced])
+        self._store.synced(unsynced)
 
     def erase(self, inode: Inode) -> None:
         """Delete an orphan with all its bytes."""

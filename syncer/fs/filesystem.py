@@ -18,6 +18,8 @@ from syncer.values import InodeNumber
 
 STATE_XATTR = b"user.syncer.state"
 XATTR_MAX_BYTES = 65536
+METADATA_BYTES = 1024
+"""About what a new name takes in meta.db, with its indexes."""
 BLOCK_UNIT_BYTES = 4096
 CAPACITY_BYTES = 2**50
 """What statfs claims to offer beyond what is used: the remote's size is not known, and not asked."""
@@ -48,6 +50,13 @@ class FileSystem:
         """Raises: OSError EROFS."""
         if self.read_only:
             raise OSError(errno.EROFS, "mounted read-only")
+
+    async def room(self, amount: int = METADATA_BYTES) -> None:
+        """Return when metadata of about *amount* bytes may be added; before what adds it, which awaits nothing.
+
+        Raises: OSError ENOSPC.
+        """
+        await self.io.room(amount, rows=True)
 
     # --- attributes ----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import trio
 from pyfuse3 import FUSEError
 
 from syncer.fs.errmap import errno_of
-from syncer.fs.filesystem import BLOCK_UNIT_BYTES, FileSystem
+from syncer.fs.filesystem import BLOCK_UNIT_BYTES, METADATA_BYTES, FileSystem
 from syncer.fs.namespace import Caller
 from syncer.meta.inodes import Inode
 from syncer.values import NAME_MAX_BYTES
@@ -107,24 +107,28 @@ class Adapter(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        await self._fs.room()
         return self._entry(self._fs.create(parent_inode, name, mode, _caller(ctx), rdev=rdev))
 
     @mapped
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        await self._fs.room()
         return self._entry(self._fs.create(parent_inode, name, mode | 0o40000, _caller(ctx)))
 
     @mapped
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        await self._fs.room()
         return self._entry(self._fs.create(parent_inode, name, 0o120777, _caller(ctx), target=target))
 
     @mapped
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        await self._fs.room()
         return self._entry(self._fs.link(inode, new_parent_inode, new_name))
 
     @mapped
@@ -206,6 +210,7 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._fs.room(len(value) + METADATA_BYTES)
         self._fs.setxattr(inode, name, value)
 
     @mapped
@@ -230,6 +235,7 @@ class Adapter(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        await self._fs.room()
         inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, _caller(ctx))
         handle = self._fs.handles.open(inode)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._entry(inode)

@@ -146,6 +146,14 @@ class BlockTable(Table):
         ).fetchall()
         return any(row[0] not in without for row in rows)
 
+    def is_needed(self, number: int) -> bool:
+        """Whether something names the block and the remote lacks it."""
+        row = self.execute(
+            "SELECT 1 FROM blocks WHERE number = ? AND pack IS NULL AND (refs > 0 OR number <= ?)",
+            (number, self.held_up_to),
+        ).fetchone()
+        return row is not None
+
     def unindexed_packs(self, limit: int) -> list[tuple[PackId, int, int, list[tuple[BlockId, int, int, int]]]]:
         """Packs that no index object lists, of about *limit* blocks together.
 

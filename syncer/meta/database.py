@@ -274,12 +274,17 @@ class Database:
             connection.close()
 
     def checkpoint_here(self) -> bool:
-        """Finish a checkpoint on the writing connection, so that the WAL starts over. True when it could.
+        """Finish a checkpoint on the writing connection and empty the WAL. True when it could.
 
         Blocks for the pages that `checkpoint` has left. Call between a commit and the next mutation.
         """
         busy, log, done = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return not busy and log == done
+        if busy or log != done:
+            return False
+        self.connection.execute("PRAGMA busy_timeout = 0")  # while somebody reads, the WAL stays as it is
+        busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self.connection.execute("PRAGMA busy_timeout = 5000")
+        return not busy
 
     def shrink(self, pages: int) -> None:
         """Give up to *pages* unused pages back to the file system (with the next checkpoint)."""

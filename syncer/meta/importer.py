@@ -142,6 +142,7 @@ class Importer:
         if self._rows >= COMMIT_ROWS:
             self._rows = 0
             self._database.commit()
+            self._database.checkpoint_here()  # the engine that does this later does not run yet
 
     def finish(self) -> Totals:
         """What was imported; the caller stores it with the repository's identity and commits."""

@@ -14,8 +14,9 @@ import trio
 from syncer.backends.base import Backend
 from syncer.blocks.pack import Pack, pack_key
 from syncer.blocks.sealer import Sealer
+from syncer.blocks.syncing import Durability
 from syncer.blocks.uploader import Uploader
-from syncer.errors import LocalDamage, RemoteUnreachable, SyncerError, WrongRepository
+from syncer.errors import LocalDamage, ObjectMissing, RemoteUnreachable, SyncerError, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
 from syncer.snapshots.planter import Planted, Planter
@@ -46,8 +47,16 @@ GIVE_UP_S = 120.0
 
 class Publisher:
     def __init__(
-        self, meta: MetaStore, backend: Backend, sealer: Sealer, uploader: Uploader, *, interval_s: float
+        self,
+        meta: MetaStore,
+        backend: Backend,
+        sealer: Sealer,
+        uploader: Uploader,
+        durability: Durability,
+        *,
+        interval_s: float,
     ) -> None:
+        self._durability = durability
         self._meta = meta
         self._backend = backend
         self._sealer = sealer
@@ -58,8 +67,12 @@ class Publisher:
         self.on_refused: Callable[[], None] = lambda: None
         """Called when another machine writes by now: nothing more may change here."""
         head = meta.snapshots.head()
-        self.released = head is not None and decode(head.record, SnapshotRecord).released
-        """Whether the head says that nobody writes; a writer must say otherwise soon."""
+        self.released = head is not None and (
+            decode(head.record, SnapshotRecord).released
+            or (head.peer == meta.peer and meta.snapshots.next_seq("snapshot") > head.seq + 1)
+        )
+        """Whether the remote says, or may say because the end of a publication was not seen, that nobody writes; a
+        writer must say otherwise soon."""
 
     async def run(self) -> None:
         """Publish every interval when something changed, and at once to claim a released repository.
@@ -151,7 +164,7 @@ class Publisher:
         begin = stored = self._uploader.stored_bytes
         patience = trio.current_time() + GIVE_UP_S
         while self._meta.blocks.has_pending(newest, self._uploader.damaged):
-            if self._uploader.stored_bytes != stored:
+            if self._uploader.stored_bytes != stored or self._uploader.is_sending:
                 stored, patience = self._uploader.stored_bytes, trio.current_time() + GIVE_UP_S
             elif trio.current_time() > patience:
                 raise self._uploader.error or RemoteUnreachable("the remote has taken nothing for too long")
@@ -159,8 +172,8 @@ class Publisher:
                 progress(stored - begin, stored - begin + self._meta.blocks.pending_totals()[0])
             with trio.move_on_after(PROGRESS_S):
                 await self._uploader.progressed.wait()
-        if self._uploader.damaged:
-            raise LocalDamage(f"{len(self._uploader.damaged)} blocks are damaged here and not on the remote")
+        if damaged := self._uploader.check_damaged():
+            raise LocalDamage(f"{damaged} blocks are damaged here and not on the remote")
 
     async def check_writer(self) -> None:
         """Make sure that the repository is there and that we write to it.
@@ -212,9 +225,23 @@ class Publisher:
             reason=reason,
         )
         data = encode(record)
+        self.released |= released
         await self._put(snapshot_key(self._meta.peer, seq), data)
         self._meta.snapshots.learn(self._meta.peer, seq, TreeId(planted.root), time_ns, data)
 
     async def _put(self, key: str, data: bytes) -> None:
-        await self._backend.put(key, data)
-        self._uploader.uploaded_bytes += len(data)
+        """Put an object under a number that was just taken.
+
+        Raises: WrongRepository: it has been used before, so DATA is older than what it published.
+        """
+        await self._durability.sync()  # the number is ours for good before its key is
+        try:
+            await self._backend.stat(key)
+        except ObjectMissing:
+            await self._backend.put(key, data)
+            self._uploader.uploaded_bytes += len(data)
+            return
+        raise WrongRepository(
+            f"the remote has a newer state than DATA ({key} is there already): DATA was brought back from a copy",
+            hint="an empty DATA can join the repository",
+        )

@@ -1,12 +1,17 @@
 """The budget under loads that only uploads, sealing and checkpoints can relieve."""
 
+import errno
 import os
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
 from syncer.backends.memory import MemoryBackend
+from syncer.meta.importer import Importer
+from syncer.meta.store import MetaStore
+from syncer.values import CONTENT, BlockId, PackId
 from tests.support.opened import create, flush, opened
 
 WRITE_BYTES = 131_072
@@ -47,3 +52,36 @@ async def test_who_wants_much_room_is_not_passed_by_those_who_want_little(tmp_pa
                 assert not budget.fits(1)
             budget.changed()
         assert order == ["much", "little"]
+
+
+async def test_metadata_waits_for_room_and_is_refused_when_there_is_none(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryBackend(), network_deadline_s=1.0) as engine:
+        value = os.urandom(60_000)
+        with pytest.raises(OSError, match="budget") as caught:
+            for name in range(2000):
+                await engine.file_system.room(len(value))
+                number, _ = create(engine, b"%d" % name)
+                engine.file_system.setxattr(number, b"user.x", value)
+                if name % 16 == 0:
+                    engine.store.budget.measure()
+                    assert engine.store.budget.used_bytes <= 64_000_000
+        assert caught.value.errno == errno.ENOSPC
+        assert name > 300
+        engine.store.budget.measure()
+        assert engine.store.budget.used_bytes <= 64_000_000
+
+
+async def test_an_import_leaves_no_wal_larger_than_what_it_brought(tmp_path: Path) -> None:
+    for name in ("cache", "dirty", "journal"):
+        (tmp_path / name).mkdir()
+    meta = MetaStore(tmp_path)
+    importer = Importer(meta.database)
+    for pack in range(40):
+        blocks = [(BlockId(os.urandom(32)), at * 500, 500, 600) for at in range(5000)]
+        importer.add_pack(PackId(os.urandom(32)), 8_000_000, CONTENT, 1, blocks)
+        if pack % 8 == 7:
+            await trio.lowlevel.checkpoint()
+    meta.commit()
+    database_bytes = meta.database.path.stat().st_size
+    assert meta.database.wal_bytes() < max(16_000_000, database_bytes / 2)
+    meta.close()

@@ -1,0 +1,150 @@
+"""What must be on stable storage before something else happens: seen through the calls that make it so."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from syncer.backends.memory import MemoryBackend
+from syncer.blocks import files, syncing
+from syncer.engine import Engine
+from syncer.meta.blocktable import CACHED_FILE
+from syncer.meta.database import Database
+from tests.support.opened import create, flush, opened
+
+WRITE_BYTES = 131_072
+
+
+class Flushes:
+    """The files that were synced, in order, with "journal" for each flush of the journal."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        sync_file, sync_journal = files.sync_file, Database.sync
+
+        def file(path: Path) -> None:
+            sync_file(path)
+            self.seen.append(path.name)
+
+        def journal(database: Database) -> None:
+            sync_journal(database)
+            self.seen.append("journal")
+
+        patch.setattr(syncing, "sync_file", file)
+        patch.setattr(Database, "sync", journal)
+
+
+@pytest.fixture
+def flushes(monkeypatch: pytest.MonkeyPatch) -> Flushes:
+    return Flushes(monkeypatch)
+
+
+async def write(engine: Engine, name: bytes, data: bytes) -> tuple[int, int]:
+    number, handle = create(engine, name)
+    for offset in range(0, len(data), WRITE_BYTES):
+        await engine.file_system.write(handle, offset, data[offset : offset + WRITE_BYTES])
+    return number, handle
+
+
+def cache_files(engine: Engine, number: int) -> set[str]:
+    blocks = [engine.meta.blocks.get(extent.source) for extent in engine.meta.extents.find(number, 0, 2**40)]
+    return {block.id.hex() for block in blocks if block.cached == CACHED_FILE}
+
+
+async def test_fsync_of_a_copy_syncs_the_blocks_it_shares(tmp_path: Path, flushes: Flushes) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        data = os.urandom(3_000_000)
+        await write(engine, b"original", data)
+        number, handle = await write(engine, b"copy", data)
+        await engine.sealer.seal_quiet(0.0)
+        flushes.seen.clear()
+        await engine.file_system.fsync(handle)
+        assert set(flushes.seen) == cache_files(engine, number) | {"journal"}
+        assert flushes.seen[-1] == "journal"
+
+
+async def test_fsync_during_a_checkpoint_does_not_rely_on_it(
+    tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go_on = trio.Event(), trio.Event()
+
+    async def syncfs(*arguments: object, **options: object) -> None:
+        started.set()
+        await go_on.wait()
+
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = await write(engine, b"f", os.urandom(3_000_000))
+        await engine.sealer.seal_quiet(0.0)
+        async with trio.open_nursery() as nursery:
+            with monkeypatch.context() as patch:
+                in_thread = trio.to_thread.run_sync
+                patch.setattr("syncer.engine.trio.to_thread.run_sync", syncfs)
+                nursery.start_soon(engine.checkpoint)
+                await started.wait()
+                patch.setattr("syncer.engine.trio.to_thread.run_sync", in_thread)
+            flushes.seen.clear()
+            await engine.file_system.fsync(handle)
+            assert set(flushes.seen) == cache_files(engine, number) | {"journal"}
+            go_on.set()
+
+
+async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        _, handle = await write(engine, b"f", os.urandom(3_000_000))
+        await engine.sealer.seal_quiet(0.0)
+
+        def broken(path: Path) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(syncing, "sync_file", broken)
+            for _ in range(2):
+                with pytest.raises(OSError, match="Input/output"):
+                    await engine.file_system.fsync(handle)
+        await engine.file_system.fsync(handle)
+
+
+async def test_overwritten_bytes_are_freed_after_their_copies_are_durable(tmp_path: Path, flushes: Flushes) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = create(engine, b"image")
+        engine.file_system.setattr(number, size=4_000_000)
+        for offset in range(0, 2_000_000, WRITE_BYTES):
+            await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+        overlay = engine.meta.inodes.need(number).overlay
+        at_punch: list[list[str]] = []
+        punch = engine.store.dirty.punch
+
+        def watched(dirty: int, offset: int, length: int) -> None:
+            at_punch.append(list(flushes.seen))
+            punch(dirty, offset, length)
+
+        engine.store.dirty.punch = watched  # type: ignore[method-assign]
+        flushes.seen.clear()
+        await engine.sealer.seal_quiet(0.0)
+        assert overlay
+        (seen,) = at_punch
+        assert set(seen) == cache_files(engine, number) | {"journal"}
+        assert seen[-1] == "journal"
+
+
+async def test_nothing_is_evicted_before_it_is_durably_known_where_it_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, _ = await write(engine, b"f", os.urandom(3_000_000))
+        evicted: list[bool] = []
+        sync = engine.durability.sync
+
+        async def before_it_is_durable(*arguments: object, **options: object) -> None:
+            if not evicted and engine.meta.blocks.evictable(1):  # the record is there, for the first time
+                evicted.append(engine.store.budget.make_room(engine.settings.budget_bytes))
+                assert all(engine.meta.blocks.get(e.source).cached for e in engine.meta.extents.find(number, 0, 2**40))
+            await sync()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.durability, "sync", before_it_is_durable)
+            await flush(engine)
+        assert evicted == [False]
+        engine.store.budget.make_room(engine.settings.budget_bytes)
+        assert not any(engine.meta.blocks.get(e.source).cached for e in engine.meta.extents.find(number, 0, 2**40))

@@ -1,0 +1,119 @@
+"""The promise of the remote when something stands in its way: damage, a slow line, an old DATA, a lost answer."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+
+from syncer.backends.memory import MemoryBackend
+from syncer.errors import LocalDamage, WrongRepository
+from syncer.meta.store import MetaStore
+from syncer.snapshots import publisher
+from syncer.snapshots.records import SnapshotRecord, decode
+from syncer.snapshots.repository import join
+from syncer.values import ROOT_INODE
+from tests.support.opened import READER, WRITER, SlowLine, create, flush, opened
+
+WRITE_BYTES = 131_072
+
+
+async def test_damage_stops_publishing_only_while_something_needs_it(tmp_path: Path) -> None:
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        number, handle = create(engine, b"bad")
+        await engine.file_system.write(handle, 0, os.urandom(300_000))
+        await engine.sealer.seal_quiet(0.0)
+        engine.commit()
+        (extent,) = engine.meta.extents.find(number, 0, 300_000)
+        engine.store.cache.path(engine.meta.blocks.get(extent.source).id).write_bytes(b"x" * 10)
+        with pytest.raises(LocalDamage, match="1 blocks are damaged"):
+            await flush(engine)
+        engine.file_system.release(handle)
+        engine.file_system.unlink(ROOT_INODE, b"bad")
+        await flush(engine)
+    assert [key for key in remote.objects if key.startswith("snapshots/")]
+
+
+async def test_a_slow_line_is_given_the_time_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "GIVE_UP_S", 0.5)
+    line = SlowLine()
+    async with opened(tmp_path, line, budget_bytes=200_000_000) as engine:
+        _, handle = create(engine, b"f")
+        line.rate = 20_000_000  # four packs at once take three times as long as the patience
+        for offset in range(0, 40_000_000, WRITE_BYTES):
+            await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+        await flush(engine)
+
+
+async def test_data_brought_back_from_a_copy_overwrites_nothing(tmp_path: Path) -> None:
+    remote = MemoryBackend()
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    async with opened(data, remote) as engine:
+        create(engine, b"first")
+        await flush(engine)
+    shutil.copytree(data, copy)
+    async with opened(data, remote) as engine:
+        create(engine, b"second")
+        await flush(engine)
+    before = dict(remote.objects)
+    async with opened(copy, remote) as engine:
+        create(engine, b"third")
+        with pytest.raises(WrongRepository, match="brought back from a copy"):
+            await flush(engine)
+    assert before.items() <= remote.objects.items()
+    assert {key for key in remote.objects if key.startswith("snapshots/")} <= before.keys()
+
+
+class LateBackend(MemoryBackend):
+    """While `late`, a snapshot is stored although its put was cancelled."""
+
+    late = False
+
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        if self.late and key.startswith("snapshots/"):
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.objects[key] = bytes(data)
+        await super().put(key, data)
+
+
+async def test_a_release_whose_end_was_not_seen_is_taken_back(tmp_path: Path) -> None:
+    remote = LateBackend()
+    data = tmp_path / "data"
+    async with opened(data, remote) as engine:
+        create(engine, b"a")
+        await flush(engine)
+        create(engine, b"b")
+        remote.late = True
+        await engine.put_down(1.0)
+        remote.late = False
+    async with opened(data, remote, publishing=True) as engine:
+        with trio.fail_after(10):
+            while engine.publisher.released:
+                await trio.sleep(0.01)
+        newest = max(key for key in remote.objects if key.startswith("snapshots/"))
+        assert not decode(remote.objects[newest], SnapshotRecord).released
+        other = tmp_path / "other"
+        for name in ("cache", "dirty", "journal"):
+            (other / name).mkdir(parents=True)
+        meta = MetaStore(other)
+        assert (await join(meta, remote, WRITER)).read_only_reason
+        meta.close()
+
+
+async def test_flushing_a_read_only_mount(tmp_path: Path) -> None:
+    remote = MemoryBackend()
+    data = tmp_path / "data"
+    async with opened(data, remote) as engine:
+        create(engine, b"a")
+        await flush(engine)
+        _, handle = create(engine, b"b")
+        await engine.file_system.write(handle, 0, os.urandom(300_000))
+    async with opened(data, remote, wish=READER) as engine:
+        with pytest.raises(WrongRepository, match="bytes from before are not on the remote"):
+            await flush(engine)
+    async with opened(tmp_path / "viewer", remote, wish=READER) as engine:
+        await flush(engine)
