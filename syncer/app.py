@@ -51,7 +51,6 @@ class MountRequest:
     allow_other: bool = False
     mount_options: tuple[str, ...] = ()
     take_over: bool = False
-    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,12 @@ def tune_allocator() -> None:
     twice the memory. Giving back every free page instead costs a third of a transfer's time in page faults. So: one
     heap for all threads, with some room at its end, and none of the large buffers in it.
     """
-    _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-    _libc.mallopt(_M_TRIM_THRESHOLD, _IDLE_BYTES)
-    _libc.mallopt(_M_ARENA_MAX, 1)
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is None:
+        return  # not glibc
+    mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _IDLE_BYTES)
+    mallopt(_M_ARENA_MAX, 1)
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> bool:

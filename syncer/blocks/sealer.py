@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
-from blake3 import blake3
 
 from syncer.blocks.budget import BATCH_BYTES
+from syncer.blocks.codec import block_id
 from syncer.blocks.cutter import DATA, HOLE, new_cutter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
@@ -58,7 +58,7 @@ def cut_stretch(start: int, parts: Iterable[bytes]) -> list[_Cut]:
         nonlocal begin
         if end > begin:
             data = bytes(memoryview(buffer)[: end - begin])
-            pieces.append(_Cut(begin, end - begin, BlockId(blake3(data).digest()), data))
+            pieces.append(_Cut(begin, end - begin, block_id(data), data))
         del buffer[: max(0, end - begin)]
         begin = max(begin, end)
 
@@ -123,8 +123,7 @@ class Sealer:
 
     def _seal_content(self, inode: Inode) -> None:
         assert inode.content is not None
-        block_id = BlockId(blake3(inode.content).digest())
-        self._meta.extents.seal_content(inode.number, block_id, int(time.time()))
+        self._meta.extents.seal_content(inode.number, block_id(inode.content), int(time.time()))
 
     def wake(self) -> None:
         """Room is wanted: seal what there is without waiting for quiet."""

@@ -8,10 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import trio
-from blake3 import blake3
 
 from syncer.backends.base import Backend
-from syncer.blocks.codec import seal
+from syncer.blocks.codec import block_id, seal
 from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder, pack_key
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
@@ -194,7 +193,7 @@ class Uploader:
         unreadable: list[Block] = []
         for block in batch:
             data = rows.pop(block.number) if block.number in rows else self._cache.read_file(block.id)
-            if data is None or blake3(data).digest() != block.id:
+            if data is None or block_id(data) != block.id:
                 unreadable.append(block)
             else:
                 builder.add(block.id, seal(data, self._level), len(data))

@@ -139,7 +139,6 @@ def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callab
         allow_other="allow_other" in words,
         mount_options=tuple(dict.fromkeys(word for word in words if word not in ("ro", "rw", "allow_other"))),
         take_over=manner.take_over,
-        fresh=directory.fresh,
     )
     return app.mount(request, directory, ready)
 

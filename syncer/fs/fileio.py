@@ -149,7 +149,7 @@ class FileIO:
     # --- writing -------------------------------------------------------------------------------------------------
 
     async def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
-        """Write all of *data* at *offset*.
+        """Write *data* at *offset*; returns how many bytes were taken: fewer only when the disk became full half-way.
 
         Raises:
             OSError: EFBIG; ENOSPC when there was no room in time. What was there before is untouched.
@@ -157,7 +157,15 @@ class FileIO:
         if offset + len(data) > FILE_MAX_BYTES:
             raise OSError(errno.EFBIG, "file too large")
         await self.room(len(data), rows=offset + len(data) <= SMALL_BYTES)
-        self._write(self._meta.inodes.need(number), offset, data, time.time_ns())
+        inode = self._meta.inodes.need(number)
+        size = inode.size
+        try:
+            self._write(inode, offset, data, time.time_ns())
+        except OSError:
+            if inode.size <= max(size, offset):
+                raise
+            self._sealer.note(number)
+            return inode.size - offset
         self._sealer.note(number)
         return len(data)
 

@@ -31,12 +31,10 @@ class Block:
 
 @dataclass(slots=True)
 class CacheTotals:
-    """Bytes of cached blocks: files as they take up the disk, rows by their length."""
+    """What cached blocks that are files take up of the disk."""
 
     clean_files: int = 0
-    clean_rows: int = 0
     pending_files: int = 0
-    pending_rows: int = 0
 
 
 class BlockTable(Table):
@@ -208,18 +206,12 @@ class BlockTable(Table):
         return int(number)
 
     def _account(self, size: int, cached: int, clean: bool, sign: int) -> None:
-        totals = self.totals
-        if cached == CACHED_FILE:
-            amount = sign * file_bytes(size)
-            if clean:
-                totals.clean_files += amount
-            else:
-                totals.pending_files += amount
-        elif cached == CACHED_ROW:
-            if clean:
-                totals.clean_rows += sign * size
-            else:
-                totals.pending_rows += sign * size
+        if cached != CACHED_FILE:
+            return
+        if clean:
+            self.totals.clean_files += sign * file_bytes(size)
+        else:
+            self.totals.pending_files += sign * file_bytes(size)
 
     @journaled(30)
     def stored(self, pack_id: PackId, size: int, kind: int, entries: Sequence[tuple[BlockId, int, int, int]]) -> None:
@@ -285,14 +277,6 @@ class BlockTable(Table):
             self.execute("UPDATE blocks SET cached = 0 WHERE number = ?", (number,))
             self._account(row[0], row[1], True, -1)
             self._used.pop(number, None)
-
-    @journaled(34)
-    def known(
-        self, pack_id: PackId, size: int, kind: int, seq: int, entries: Sequence[tuple[BlockId, int, int, int]]
-    ) -> None:
-        """Learn of a pack from an index object on the remote, when DATA is built from it."""
-        BlockTable.stored.__wrapped__(self, pack_id, size, kind, entries)  # type: ignore[attr-defined]
-        self.execute("UPDATE packs SET indexed = ? WHERE id = ?", (seq, pack_id))
 
     # --- commit --------------------------------------------------------------------------------------------------
 
@@ -365,16 +349,10 @@ class BlockTable(Table):
         unit = FILE_UNIT_BYTES
         on_disk = f"(size + {unit - 1}) / {unit} * {unit}"
         rows = self.execute(
-            f"SELECT cached, pack IS NOT NULL, sum(CASE cached WHEN {CACHED_FILE} THEN {on_disk} ELSE size END)"
-            " FROM blocks WHERE cached > 0 GROUP BY 1, 2"
+            f"SELECT pack IS NOT NULL, sum({on_disk}) FROM blocks WHERE cached = {CACHED_FILE} GROUP BY 1"
         )
-        for cached, clean, amount in rows:
-            match cached, bool(clean):
-                case (1, True):
-                    self.totals.clean_files = amount
-                case (1, False):
-                    self.totals.pending_files = amount
-                case (2, True):
-                    self.totals.clean_rows = amount
-                case (2, False):
-                    self.totals.pending_rows = amount
+        for clean, amount in rows:
+            if clean:
+                self.totals.clean_files = amount
+            else:
+                self.totals.pending_files = amount

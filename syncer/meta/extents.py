@@ -76,9 +76,6 @@ class ExtentTable(Table):
         ).fetchone()
         return int(row[0]) if row else 0
 
-    def has_any(self, number: int) -> bool:
-        return self.execute("SELECT 1 FROM extents WHERE inode = ? LIMIT 1", (number,)).fetchone() is not None
-
     def dirty_inodes(self) -> list[int]:
         """Inodes with extents in dirty files."""
         return [row[0] for row in self.execute("SELECT DISTINCT inode FROM extents WHERE source < 0")]
@@ -363,18 +360,6 @@ class ExtentTable(Table):
             self._maybe_gone(row[0], number)
         self.execute("DELETE FROM extents WHERE inode = ?", (number,))
         self._inodes.erase(inode)
-
-    @journaled(53)
-    def adopt(self, number: int, size: int, extents: Sequence[tuple[int, int, BlockId, int]]) -> None:
-        """Give a file without bytes the extents (start, length, block id, block offset) of known blocks."""
-        inode = self._inodes.need(number)
-        for start, length, block_id, offset in extents:
-            block = self._blocks.find(block_id)
-            assert block is not None
-            self._insert(number, start, length, block.number, offset)
-        self._inodes.resize(inode, size)
-        inode.epoch += 1
-        self._inodes.touch(inode)
 
     # --- commit --------------------------------------------------------------------------------------------------
 

@@ -85,3 +85,28 @@ async def test_an_import_leaves_no_wal_larger_than_what_it_brought(tmp_path: Pat
     database_bytes = meta.database.path.stat().st_size
     assert meta.database.wal_bytes() < max(16_000_000, database_bytes / 2)
     meta.close()
+
+
+async def test_a_disk_that_is_full_half_way_through_a_write_makes_it_a_short_one(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = create(engine, b"f")
+        data = os.urandom(9_000_000)
+        write, left = engine.store.dirty.write, 4
+
+        def fill(dirty: int, offset: int, part: bytes | memoryview) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(dirty, offset, part)
+
+        engine.store.dirty.write = fill  # type: ignore[assignment, method-assign]
+        taken = await engine.file_system.write(handle, 0, data)
+        assert 0 < taken < len(data)
+        assert engine.file_system.getattr(number).size == taken
+        with pytest.raises(OSError, match="No space"):
+            await engine.file_system.write(handle, taken, data[taken:])
+        engine.store.dirty.write = write  # type: ignore[method-assign]
+        assert await engine.file_system.write(handle, taken, data[taken:]) == len(data) - taken
+        for offset in range(0, len(data), 1_000_000):
+            assert await engine.file_system.read(handle, offset, 1_000_000) == data[offset : offset + 1_000_000]

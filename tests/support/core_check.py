@@ -80,7 +80,7 @@ def _check_forms(meta: MetaStore) -> None:
         assert bool(content) == (number in contents), f"inode {number}: content {content}"
         if content or not stat.S_ISREG(mode):
             assert not (tail or overlay), f"inode {number} has a tail or an overlay"
-            assert not meta.extents.has_any(number), f"inode {number} has extents"
+            assert not meta.extents.find(number, 0, 1 << 62), f"inode {number} has extents"
         if content:
             assert contents[number] == size, f"inode {number}: {contents[number]} bytes, size {size}"
         if tail:
@@ -120,10 +120,11 @@ def _check_blocks(meta: MetaStore) -> None:
 
 def _totals(meta: MetaStore) -> CacheTotals:
     totals = CacheTotals()
-    for size, cached, pack in _rows(meta, "SELECT size, cached, pack FROM blocks WHERE cached > 0"):
-        kind = "clean" if pack else "pending"
-        name, amount = (f"{kind}_files", file_bytes(size)) if cached == 1 else (f"{kind}_rows", size)
-        setattr(totals, name, getattr(totals, name) + amount)
+    for size, pack in _rows(meta, "SELECT size, pack FROM blocks WHERE cached = 1"):
+        if pack:
+            totals.clean_files += file_bytes(size)
+        else:
+            totals.pending_files += file_bytes(size)
     return totals
 
 

@@ -230,13 +230,6 @@ class Moves:
         if inode is not None:
             self._meta.extents.truncate(inode.number, b * 500, self._now)
 
-    def adopt(self, a: int, b: int) -> None:
-        inode = self._pick(a, lambda i: i.is_regular and i.content is None and not (i.size or i.tail or i.overlay))
-        blocks = self._rows("SELECT id, size FROM blocks ORDER BY number")
-        if inode is not None and blocks:
-            block_id, size = blocks[b % len(blocks)]
-            self._meta.extents.adopt(inode.number, size + 5, [(0, size, BlockId(block_id), 0)])
-
     # --- blocks and snapshots ------------------------------------------------------------------------------------
 
     def stored(self, a: int, b: int) -> None:
@@ -250,10 +243,6 @@ class Moves:
     def indexed(self, a: int, b: int) -> None:
         packs = self._meta.blocks.unindexed_packs(2)
         self._meta.blocks.indexed([pack[0] for pack in packs], a)
-
-    def known(self, a: int, b: int) -> None:
-        pack = PackId(identity(f"known {a}"))
-        self._meta.blocks.known(pack, 10, CONTENT, b, [(self._block_id(("known", a)), 0, 10, 99)])
 
     def evicted(self, a: int, b: int) -> None:
         self._meta.blocks.evicted([block.number for block in self._meta.blocks.evictable(1 + a)])
