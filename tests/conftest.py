@@ -10,6 +10,10 @@ import pytest
 from tests.support.servers import RsyncServer, S3Server, SshServer
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--posix-on", metavar="DIR", help="run the POSIX tests below DIR instead of on a mount")
+
+
 @pytest.fixture(scope="session")
 def ssh_server() -> Iterator[SshServer]:
     with SshServer() as server:

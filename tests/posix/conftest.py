@@ -1,5 +1,9 @@
-"""Where the POSIX tests run: each on a plain folder, which says that the test itself is right, and on a mount."""
+"""Where the POSIX tests run: each on a plain folder, which says that the test itself is right, and on a mount.
 
+With `--posix-on DIR` they run below that folder alone, whatever file system it is on.
+"""
+
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,24 +12,36 @@ import pytest
 
 from tests.support.mount import Mount, place_for_a_mount
 
-LIFETIME_S = 300.0
+LIFETIME_S = 900.0
 
 
-@pytest.fixture(scope="package", params=["plain", "syncer"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "top" in metafunc.fixturenames:
+        kinds = ["given"] if metafunc.config.getoption("--posix-on") else ["plain", "syncer"]
+        metafunc.parametrize("top", kinds, indirect=True, scope="package")
+
+
+@pytest.fixture(scope="package")
 def top(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder of the kind under test, shared by all tests of this package."""
-    if request.param == "plain":
-        with tempfile.TemporaryDirectory(prefix="syncer-plain-") as folder:
+    """A folder of the kind under test, shared by all tests of this package. Every user may pass through it."""
+    if request.param != "syncer":
+        with tempfile.TemporaryDirectory(prefix="syncer-plain-", dir=request.config.getoption("--posix-on")) as folder:
+            os.chmod(folder, 0o755)
             yield Path(folder)
         return
-    with place_for_a_mount() as place, Mount(place, f"{place}/blobs", 200, lifetime_s=LIFETIME_S) as mount:
-        mount.start()
-        yield mount.path
-        mount.stop()
-        mount.finish()
+    with place_for_a_mount() as place:
+        os.chmod(place, 0o755)
+        with Mount(place, f"{place}/blobs", 200, lifetime_s=LIFETIME_S) as mount:
+            mount.start(*(["--allow-other"] if os.geteuid() == 0 else []))
+            os.chmod(mount.path, 0o755)
+            yield mount.path
+            mount.stop()
+            mount.finish()
 
 
 @pytest.fixture
-def folder(top: Path, request: pytest.FixtureRequest) -> Path:
-    """An empty folder for one test."""
-    return Path(tempfile.mkdtemp(prefix="t-", dir=top))
+def folder(top: Path) -> Path:
+    """An empty folder for one test, with mode 0777: every user may make files in it."""
+    folder = Path(tempfile.mkdtemp(prefix="t-", dir=top))
+    folder.chmod(0o777)
+    return folder

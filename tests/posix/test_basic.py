@@ -7,21 +7,13 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.posix import as_root, raises
+
 SECOND_NS = 10**9
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make device nodes and give files away")
-
-
-def raises(number: int, call: Callable[..., object], *arguments: object, **options: object) -> None:
-    """The call fails with exactly this errno."""
-    with pytest.raises(OSError) as caught:
-        call(*arguments, **options)
-    assert caught.value.errno == number, caught.value
-
 
 # --- names -----------------------------------------------------------------------------------------------------------
 

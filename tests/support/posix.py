@@ -1,0 +1,52 @@
+"""What the POSIX tests share: expecting an errno, acting as another user."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as other users")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An ordinary user: ids that need not be in /etc/passwd."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+ALICE = User(61001, 61001, (61100,))
+BOB = User(61002, 61002)
+FRIENDS = 61100
+"""A group that Alice is in beside her own, and Bob is not."""
+
+
+@contextlib.contextmanager
+def acting_as(user: User | None) -> Iterator[None]:
+    """The calls of this process are those of *user*: no capabilities, own ids and groups. None: stay who we are."""
+    if user is None:
+        yield
+        return
+    groups: Sequence[int] = os.getgroups()
+    gid = os.getegid()
+    uid = os.geteuid()
+    os.setgroups(user.groups)
+    os.setegid(user.gid)
+    os.seteuid(user.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(uid)
+        os.setegid(gid)
+        os.setgroups(groups)
+
+
+def raises(number: int, call: Callable[..., object], *arguments: object, **options: object) -> None:
+    """The call fails with exactly this errno."""
+    with pytest.raises(OSError) as caught:
+        call(*arguments, **options)
+    assert caught.value.errno == number, caught.value
