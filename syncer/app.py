@@ -29,7 +29,7 @@ from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory
 from syncer.engine import Engine, Settings
 from syncer.errors import DataUnusable, FuseUnavailable, WrongRepository
-from syncer.fs import fuse
+from syncer.fs import device, fuse
 from syncer.meta.store import MetaStore
 from syncer.snapshots.repository import Membership, Wish, join
 
@@ -118,7 +118,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> None:
         options.add("allow_other")
     if engine.read_only:
         options.add("ro")
-    fuse.poll_first()
+    device.prepare(engine.file_system.settle)
     try:
         pyfuse3.init(fuse.Adapter(engine.file_system), str(request.mountpoint), options)
     except RuntimeError as error:
@@ -157,7 +157,7 @@ class _Service:
         """Say that the mount is usable, once the kernel has had its first answer."""
         path = os.fsencode(self._request.mountpoint)  # in threads that nobody waits for: the mount may end meanwhile
         await trio.to_thread.run_sync(os.stat, path, abandon_on_cancel=True)
-        await trio.to_thread.run_sync(fuse.raise_read_ahead, path, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(device.raise_read_ahead, path, abandon_on_cancel=True)
         on_ready(f"read-only: {reason}" if reason else "")
 
 

@@ -59,6 +59,23 @@ class DirtyFiles:
         finally:
             self._account(dirty, _allocated(os.fstat(descriptor)))
 
+    def length(self, dirty: int) -> int:
+        """How long the file is, whatever of it counts; 0 when it does not exist."""
+        try:
+            return os.fstat(self._descriptor(dirty)).st_size
+        except (LocalDamage, OSError):
+            return 0
+
+    def duplicate(self, dirty: int) -> int | None:
+        """A descriptor of the file for the caller, who closes it; None when it is gone.
+
+        It goes on meaning these bytes when the file becomes a block and moves away.
+        """
+        try:
+            return os.dup(self._descriptor(dirty))
+        except LocalDamage:
+            return None
+
     def read(self, dirty: int, offset: int, length: int) -> bytes:
         """Exactly *length* bytes.
 

@@ -18,7 +18,7 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.errors import LocalDamage, SyncerError
-from syncer.meta.extents import Extent, Piece
+from syncer.meta.extents import Extent
 from syncer.meta.inodes import Inode
 from syncer.values import BLOCK_MAX_BYTES, SMALL_BYTES, BlockId
 
@@ -195,6 +195,7 @@ class Sealer:
 
     def _start(self, number: int, sealed: list[tuple[int, int]]) -> Inode | None:
         """Seal what needs no reading; its range goes to *sealed*. The inode, when dirty extents may be left. ATOMIC."""
+        self._tails.settle()
         inode = self._meta.inodes.get(number)
         if inode is None:
             return None
@@ -245,7 +246,7 @@ class Sealer:
 
     def _finish(self, number: int, dirty: int, run: Sequence[Extent], cuts: Sequence[_Cut]) -> None:
         """Write the blocks down and record them; the bytes they came from are freed later. ATOMIC."""
-        pieces = [self._piece(number, cut) for cut in cuts]
+        pieces = [self._store.piece(number, cut.start, cut.block_id, cut.data) for cut in cuts]
         begin, end = run[0].start, run[-1].end
         self._meta.extents.seal(number, dirty, begin, end, pieces, int(time.time()))
         self._store.settle(number)
@@ -260,14 +261,6 @@ class Sealer:
         for dirty, extent in copied:
             self._store.dirty.punch(dirty, extent.source_offset, extent.length)
         self._store.budget.changed()
-
-    def _piece(self, number: int, cut: _Cut) -> Piece:
-        self._store.share(number, cut.block_id)
-        if cut.length <= SMALL_BYTES:
-            return cut.start, cut.length, cut.block_id, cut.data
-        dirty = self._meta.extents.new_dirty()
-        self._store.dirty.write(dirty, 0, cut.data)
-        return cut.start, cut.length, cut.block_id, dirty
 
     # --- cutting anew --------------------------------------------------------------------------------------------
 
@@ -304,7 +297,7 @@ class Sealer:
         with self._store.budget.hold(end - begin):
             cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
         if self._meta.extents.find(number, begin, end) == group:  # ATOMIC from here: nobody wrote there meanwhile
-            pieces = [self._piece(number, cut) for cut in cuts]
+            pieces = [self._store.piece(number, cut.start, cut.block_id, cut.data) for cut in cuts]
             self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
             self._store.settle(number)
 

@@ -15,9 +15,9 @@ from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
 from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
-from syncer.meta.extents import Extent
+from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
-from syncer.values import BlockId, PackId
+from syncer.values import SMALL_BYTES, BlockId, PackId
 
 
 class BlockStore:
@@ -58,6 +58,15 @@ class BlockStore:
         for dirty, block_id, length in self.meta.blocks.settling():
             self._settle(dirty, block_id, length)
             self._unsynced.setdefault(block_id, set()).add(number)
+
+    def piece(self, number: int, start: int, block_id: BlockId, data: bytes | memoryview) -> Piece:
+        """Write *data*, which the inode is to have at *start*, where a block of that size is kept. Raises: OSError."""
+        self.share(number, block_id)
+        if len(data) <= SMALL_BYTES:
+            return start, len(data), block_id, bytes(data)
+        dirty = self.meta.extents.new_dirty()
+        self.dirty.write(dirty, 0, data)
+        return start, len(data), block_id, dirty
 
     def share(self, number: int, block_id: BlockId) -> None:
         """The inode is about to name the block, which may be there already, on another inode's account."""

@@ -180,7 +180,12 @@ class FileIO:
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
 
+    def settle(self) -> None:
+        """Do what the last write has left for after its answer."""
+        self._tails.settle()
+
     def _write(self, inode: Inode, offset: int, data: bytes | memoryview, now_ns: int) -> None:
+        self._tails.settle()
         end = offset + len(data)
         if end <= SMALL_BYTES and self._is_small(inode):
             self._meta.extents.write_content(inode.number, offset, bytes(data), now_ns)
@@ -236,6 +241,7 @@ class FileIO:
         """Raises: OSError EFBIG, EINVAL."""
         if size > FILE_MAX_BYTES:
             raise OSError(errno.EFBIG, "file too large")
+        self._tails.settle()
         inode = self._meta.inodes.need(number)
         if inode.content is not None and size > SMALL_BYTES:
             self._spill(inode)
@@ -245,6 +251,7 @@ class FileIO:
 
     async def fsync(self, number: int) -> None:
         """Return when the file and its metadata would survive a power cut."""
+        self._tails.settle()
         inode = self._meta.inodes.get(number)
         dirty = set() if inode is None else {inode.tail, inode.overlay} - {0}
         if inode is not None and inode.content is None:

@@ -8,15 +8,17 @@ import errno
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from stat import S_ISGID, S_ISUID, S_IXGRP
 
 from syncer.blocks.store import BlockStore
 from syncer.fs.fileio import FileIO
-from syncer.fs.handles import Handles
+from syncer.fs.handles import Handles, OpenFile
 from syncer.fs.namespace import Caller, Namespace
 from syncer.meta.inodes import Inode
 from syncer.values import InodeNumber
 
 STATE_XATTR = b"user.syncer.state"
+CAPABILITY_XATTR = b"security.capability"
 XATTR_MAX_BYTES = 65536
 METADATA_BYTES = 1024
 """About what a new name takes in meta.db, with its indexes."""
@@ -25,6 +27,7 @@ CAPACITY_BYTES = 2**50
 """What statfs claims to offer beyond what is used: the remote's size is not known, and not asked."""
 
 O_ACCMODE, O_TRUNC = 0o3, 0o1000
+ROOT = Caller(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class FileSystem:
         self.read_only = read_only
         self.handles = Handles(self._meta, self.io.erase)
         self.names = Namespace(self._meta, self.handles.unlinked)
+        self.on_mode_changed: Callable[[InodeNumber], None] = lambda number: None
+        """Told of an inode whose mode changed by a call that does not answer with its attributes."""
 
     def check_writable(self) -> None:
         """Raises: OSError EROFS."""
@@ -57,6 +62,10 @@ class FileSystem:
         Raises: OSError ENOSPC.
         """
         await self.io.room(amount, rows=True)
+
+    def settle(self) -> None:
+        """To be called when the caller of the last operation has its answer: it leaves work for then."""
+        self.io.settle()
 
     # --- attributes ----------------------------------------------------------------------------------------------
 
@@ -73,8 +82,12 @@ class FileSystem:
         size: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        caller: Caller = ROOT,
     ) -> Inode:
-        """chmod, chown, truncate and utimensat in one, as FUSE sends them; None leaves as it is."""
+        """chmod, chown, truncate and utimensat in one, as FUSE sends them; None leaves as it is.
+
+        With None throughout it is chown(2) with neither owner nor group.
+        """
         self.check_writable()
         inode = self.names.inode(number)
         if size is not None:
@@ -83,9 +96,32 @@ class FileSystem:
             if not inode.is_regular:
                 raise OSError(errno.EINVAL, "not a regular file")
             self.io.truncate(number, size)
-        if any(value is not None for value in (mode, uid, gid, atime_ns, mtime_ns)):
+            self._drop_privileges(inode, caller)
+        elif mode is None and atime_ns is None and mtime_ns is None and not inode.is_directory:
+            self._drop_privileges(inode, None)
+        if size is None or any(value is not None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             self._meta.inodes.set_attributes(number, mode, uid, gid, atime_ns, mtime_ns, time.time_ns())
         return self.names.inode(number)
+
+    def _drop_privileges(self, inode: Inode, writer: Caller | None) -> bool:
+        """Clear set-id bits and the file's capabilities, because *writer* changed the content, or (None) the owner did.
+
+        The kernel leaves this to us (see device.py). As in ext4, root's writes keep the set-id bits, a new owner
+        never does, and a set-group-id bit without execution by the group is a mark for locks and stays within the
+        group. Returns whether anything was cleared.
+        """
+        cleared = 0
+        if writer is None or writer.uid:
+            cleared = inode.mode & S_ISUID
+            if inode.mode & S_IXGRP or (writer is not None and writer.gid != inode.gid):
+                cleared |= inode.mode & S_ISGID
+        if cleared:
+            mode = inode.mode & ~cleared
+            self._meta.inodes.set_attributes(inode.number, mode, None, None, None, None, time.time_ns())
+        if CAPABILITY_XATTR not in self._meta.inodes.xattrs(inode):
+            return bool(cleared)
+        self._meta.inodes.set_xattr(inode.number, CAPABILITY_XATTR, None, time.time_ns())
+        return True
 
     def state(self, inode: Inode) -> bytes:
         """`dirty` (has bytes in no block yet), `local` (all in blocks, some not on the remote) or `uploaded`."""
@@ -163,21 +199,31 @@ class FileSystem:
 
     # --- open files ----------------------------------------------------------------------------------------------
 
-    def open(self, number: int, flags: int) -> int:
+    def open(self, number: int, flags: int, caller: Caller = ROOT) -> int:
         """A handle; truncates where O_TRUNC asks for it."""
         inode = self.names.inode(number)
         if flags & (O_ACCMODE | O_TRUNC):
             self.check_writable()
         if flags & O_TRUNC and inode.size:
             self.io.truncate(number, 0)
-        return self.handles.open(inode)
+            if self._drop_privileges(inode, caller):
+                self.on_mode_changed(inode.number)
+        return self.handles.open(inode, caller)
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         return await self.io.read(self.handles.get(handle), offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         self.check_writable()
-        return await self.io.write(self.handles.get(handle).number, offset, data)
+        file = self.handles.get(handle)
+        inode = self._meta.inodes.need(file.number)
+        if inode.mode & (S_ISUID | S_ISGID) or self._meta.inodes.xattrs(inode):
+            self._write_privileged(inode, file)
+        return await self.io.write(file.number, offset, data)
+
+    def _write_privileged(self, inode: Inode, file: OpenFile) -> None:
+        if self._drop_privileges(inode, file.opener):
+            self.on_mode_changed(inode.number)
 
     async def fsync(self, handle: int) -> None:
         await self.io.fsync(self.handles.get(handle).number)

@@ -1,19 +1,11 @@
-"""The adapter between pyfuse3 and the file system: converts types and errors, decides nothing.
-
-Also holds the two tricks that make pyfuse3 as fast as C (docs/design.md): polling the descriptor before waiting for
-it, and answering `flush` with ENOSYS.
-"""
+"""The adapter between pyfuse3 and the file system: converts types and errors, decides nothing."""
 
 import errno
 import functools
-import os
-import select
-import types
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 from pyfuse3 import FUSEError
 
 from syncer.fs.errmap import errno_of
@@ -28,8 +20,6 @@ R = TypeVar("R")
 TIMEOUT_S = 3600.0
 """How long the kernel may believe what it was told: nobody else changes the tree."""
 ENTRIES_PER_READ = 1024
-POLLS = 64
-"""After so many requests found by polling the loop runs its other tasks."""
 MAX_BLOCK_BYTES = 128 * 1024
 
 Method = Callable[Concatenate["Adapter", P], Coroutine[Any, Any, R]]
@@ -82,6 +72,7 @@ class Adapter(pyfuse3.Operations):
     def __init__(self, file_system: FileSystem) -> None:
         super().__init__()
         self._fs = file_system
+        file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """The answer that gives the kernel one more look-up of the inode."""
@@ -197,6 +188,7 @@ class Adapter(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            caller=_caller(ctx),
         )
         return attributes(changed)
 
@@ -236,13 +228,14 @@ class Adapter(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         await self._fs.room()
-        inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, _caller(ctx))
-        handle = self._fs.handles.open(inode)
+        caller = _caller(ctx)
+        inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, caller)
+        handle = self._fs.handles.open(inode, caller)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._entry(inode)
 
     @mapped
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=self._fs.open(inode, flags), keep_cache=True)
+        return pyfuse3.FileInfo(fh=self._fs.open(inode, flags, _caller(ctx)), keep_cache=True)
 
     @mapped
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -272,43 +265,3 @@ class Adapter(pyfuse3.Operations):
     @mapped
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         return True  # the kernel decides (default_permissions)
-
-
-def poll_first() -> None:
-    """Make pyfuse3 look at its descriptor before it waits for it: no trip through the scheduler under load.
-
-    pyfuse3 finds trio through its module's global name, so a namespace that forwards to trio with its own
-    `lowlevel.wait_readable` can stand in for it.
-    """
-    poller = select.poll()
-    registered: set[int] = set()
-    requests = 0
-
-    async def wait_readable(descriptor: int) -> None:
-        nonlocal requests
-        if descriptor not in registered:
-            registered.add(descriptor)
-            poller.register(descriptor, select.POLLIN)
-        requests += 1
-        if requests % POLLS and poller.poll(0):
-            return
-        await trio.lowlevel.wait_readable(descriptor)
-
-    lowlevel = types.SimpleNamespace(**{name: getattr(trio.lowlevel, name) for name in dir(trio.lowlevel)})
-    lowlevel.wait_readable = wait_readable
-    stand_in: Any = types.SimpleNamespace(
-        **{name: getattr(trio, name) for name in dir(trio) if not name.startswith("__")}
-    )
-    stand_in.lowlevel = lowlevel
-    pyfuse3.trio = stand_in  # type: ignore[attr-defined]
-
-
-def raise_read_ahead(mountpoint: bytes, kilobytes: int = 1024) -> None:
-    """Let the kernel read farther ahead than its 128 KiB, where we may (root)."""
-    device = os.stat(mountpoint).st_dev
-    path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
-    try:
-        with open(path, "w") as file:
-            file.write(str(kilobytes))
-    except OSError:
-        return  # an ordinary user: the default stays

@@ -5,6 +5,7 @@ On the event loop's thread only.
 
 from collections.abc import Callable, Iterable
 
+from syncer.fs.namespace import Caller
 from syncer.meta.extents import Extent
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
@@ -14,10 +15,11 @@ from syncer.values import InodeNumber
 class OpenFile:
     """An open regular file: where it stands in sequential reading, and the extent it read last."""
 
-    __slots__ = ("ahead_offset", "epoch", "extent", "next_offset", "number", "window_bytes")
+    __slots__ = ("ahead_offset", "epoch", "extent", "next_offset", "number", "opener", "window_bytes")
 
-    def __init__(self, number: InodeNumber) -> None:
+    def __init__(self, number: InodeNumber, opener: Caller) -> None:
         self.number = number
+        self.opener = opener
         self.next_offset = 0
         self.window_bytes = 0
         """How far ahead of the reader blocks are fetched; 0 while reading is not sequential."""
@@ -38,11 +40,11 @@ class Handles:
         """Inodes that lost their last name while somebody used them."""
         self._next_handle = 1
 
-    def open(self, inode: Inode) -> int:
+    def open(self, inode: Inode, opener: Caller) -> int:
         """A handle for the inode, which stays until `close`."""
         handle = self._next_handle
         self._next_handle += 1
-        self._files[handle] = OpenFile(inode.number)
+        self._files[handle] = OpenFile(inode.number, opener)
         inode.pins += 1
         return handle
 

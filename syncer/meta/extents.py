@@ -216,19 +216,22 @@ class ExtentTable(Table):
         self._written(inode, inode.size + length, now_ns)
 
     @journaled(45)
-    def cut(self, number: int, length: int, block_id: BlockId, now_s: int) -> None:
-        """The first *length* bytes of the tail are the block, and the rest of it a hole. No tail is left.
+    def cut(self, number: int, pieces: Sequence[Piece], rest: int, rest_start: int, now_s: int) -> None:
+        """The tail became *pieces*, the first of which may be its own file, up to a length; between them are zeros.
 
-        The caller moves the dirty file into the cache, cut to *length*; `settling` remembers that until it is done.
+        From *rest_start* on the dirty file *rest* is the tail; without one (0) the file ends in a block or a hole.
+        The caller moves the pieces into the cache; `settling` remembers that until it is done.
         """
         inode = self._inodes.need(number)
-        dirty, start = inode.tail, inode.tail_start
-        inode.tail = inode.tail_start = 0
+        dirty = inode.tail
+        if rest:
+            self._used_dirty(rest)
+        inode.tail, inode.tail_start = rest, rest_start if rest else 0
         inode.epoch += 1
         self._inodes.touch(inode)
-        if length:
-            self._insert(number, start, length, self._block(number, block_id, length, dirty, now_s), 0)
-        else:
+        for start, length, block_id, held in pieces:
+            self._insert(number, start, length, self._block(number, block_id, length, held, now_s), 0)
+        if not pieces or pieces[0][3] != dirty:
             self._maybe_gone(dirty, number)
 
     @journaled(46)

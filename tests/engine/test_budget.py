@@ -87,26 +87,30 @@ async def test_an_import_leaves_no_wal_larger_than_what_it_brought(tmp_path: Pat
     meta.close()
 
 
-async def test_a_disk_that_is_full_half_way_through_a_write_makes_it_a_short_one(tmp_path: Path) -> None:
+async def test_a_disk_that_is_full_half_way_through_a_write_makes_it_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(tmp_path, MemoryBackend()) as engine:
         number, handle = create(engine, b"f")
         data = os.urandom(9_000_000)
-        write, left = engine.store.dirty.write, 4
+        room = 4_000_000
+        pwrite = os.pwrite
 
-        def fill(dirty: int, offset: int, part: bytes | memoryview) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
+        def filling(descriptor: int, part: bytes | memoryview, offset: int) -> int:
+            nonlocal room
+            taken = min(room, len(part))
+            if not taken:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            write(dirty, offset, part)
+            room -= taken
+            return pwrite(descriptor, part[:taken], offset)
 
-        engine.store.dirty.write = fill  # type: ignore[assignment, method-assign]
-        taken = await engine.file_system.write(handle, 0, data)
-        assert 0 < taken < len(data)
-        assert engine.file_system.getattr(number).size == taken
-        with pytest.raises(OSError, match="No space"):
-            await engine.file_system.write(handle, taken, data[taken:])
-        engine.store.dirty.write = write  # type: ignore[method-assign]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", filling)
+            taken = await engine.file_system.write(handle, 0, data)
+            assert taken == 4_000_000
+            assert engine.file_system.getattr(number).size == taken
+            with pytest.raises(OSError, match="No space"):
+                await engine.file_system.write(handle, taken, data[taken:])
         assert await engine.file_system.write(handle, taken, data[taken:]) == len(data) - taken
         for offset in range(0, len(data), 1_000_000):
             assert await engine.file_system.read(handle, offset, 1_000_000) == data[offset : offset + 1_000_000]

@@ -1,16 +1,15 @@
 """What must be on stable storage before something else happens: seen through the calls that make it so."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
 from syncer.backends.memory import MemoryBackend
-from syncer.blocks import files, syncing
 from syncer.engine import Engine
 from syncer.meta.blocktable import CACHED_FILE
-from syncer.meta.database import Database
 from tests.support.opened import create, flush, opened
 
 WRITE_BYTES = 131_072
@@ -21,18 +20,16 @@ class Flushes:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.seen: list[str] = []
-        sync_file, sync_journal = files.sync_file, Database.sync
+        fdatasync = os.fdatasync
 
-        def file(path: Path) -> None:
-            sync_file(path)
-            self.seen.append(path.name)
+        def watched(descriptor: int) -> None:
+            fdatasync(descriptor)
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            name = "journal" if path.parent.name == "journal" else path.name
+            if self.seen[-1:] != ["journal"] or name != "journal":  # all segments of it are one flush
+                self.seen.append(name)
 
-        def journal(database: Database) -> None:
-            sync_journal(database)
-            self.seen.append("journal")
-
-        patch.setattr(syncing, "sync_file", file)
-        patch.setattr(Database, "sync", journal)
+        patch.setattr(os, "fdatasync", watched)
 
 
 @pytest.fixture
@@ -89,16 +86,44 @@ async def test_fsync_during_a_checkpoint_does_not_rely_on_it(
             go_on.set()
 
 
+async def test_fsync_covers_a_tail_that_becomes_a_block_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = await write(engine, b"f", os.urandom(200_000))
+        tail = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
+        inode_below = tail.stat().st_ino
+        synced: list[int] = []
+        fdatasync = os.fdatasync
+
+        def watched(descriptor: int) -> None:
+            fdatasync(descriptor)
+            synced.append(os.fstat(descriptor).st_ino)
+
+        to_thread = trio.to_thread.run_sync
+
+        async def cut_first(call: Callable[..., object], *arguments: object) -> object:
+            engine.tails.seal(engine.meta.inodes.need(number))
+            assert not tail.exists()
+            return await to_thread(call, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", watched)
+            patch.setattr("syncer.blocks.syncing.trio.to_thread.run_sync", cut_first)
+            await engine.file_system.fsync(handle)
+        assert inode_below in synced
+
+
 async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path, MemoryBackend()) as engine:
         _, handle = await write(engine, b"f", os.urandom(3_000_000))
         await engine.sealer.seal_quiet(0.0)
 
-        def broken(path: Path) -> None:
+        def broken(descriptor: int) -> None:
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as patch:
-            patch.setattr(syncing, "sync_file", broken)
+            patch.setattr(os, "fdatasync", broken)
             for _ in range(2):
                 with pytest.raises(OSError, match="Input/output"):
                     await engine.file_system.fsync(handle)

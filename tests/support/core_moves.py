@@ -175,8 +175,11 @@ class Moves:
     def cut(self, a: int, b: int) -> None:
         inode = self._file(a, tail=True)
         if inode is not None:
-            length = (inode.size - inode.tail_start) * min(b, 8) // 8
-            self._meta.extents.cut(inode.number, length, self._block_id(("tail", length, b % 3)), self._now)
+            begin, dirty = inode.tail_start, inode.tail
+            length = (inode.size - begin) * min(b, 8) // 8
+            pieces: list[Piece] = [(begin, length, self._block_id(("tail", length, b % 3)), dirty)] if length else []
+            rest = self._meta.extents.new_dirty() if b % 2 and begin + length < inode.size else 0
+            self._meta.extents.cut(inode.number, pieces, rest, begin + length, self._now)
 
     def finish_tail(self, a: int, b: int) -> None:
         inode = self._file(a, tail=True)
