@@ -23,7 +23,7 @@ from syncer import control, mounts
 from syncer.backends.base import Backend
 from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
-from syncer.blocks.files import tune_allocator
+from syncer.blocks.files import allow_open_files, tune_allocator
 from syncer.config import Config
 from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory
@@ -70,6 +70,7 @@ def mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], 
     Raises: SyncerError.
     """
     tune_allocator()
+    allow_open_files()
     gc.set_threshold(20_000, 20, 20)  # loading the SDK of a remote makes a million objects that stay
     return _run(functools.partial(_mount, request, lock, on_ready))
 

@@ -3,12 +3,16 @@
 import contextlib
 import ctypes
 import os
+import queue
+import resource
+import threading
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _SYNC_FILE_RANGE_WRITE = 2
 _FILES_AT_ONCE = 64
+_OPEN_FILES = 8192
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE_BYTES = 2 * 1024 * 1024
 _IDLE_BYTES = 16 * 1024 * 1024
@@ -28,6 +32,14 @@ def tune_allocator() -> None:
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _IDLE_BYTES)
     mallopt(_M_ARENA_MAX, 1)
+
+
+def allow_open_files() -> None:
+    """Raise how many files this process may have open (getrlimit(2)) as far as is useful and it may."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)
+    if least != resource.RLIM_INFINITY and least < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> bool:
@@ -82,3 +94,27 @@ def sync_paths(paths: Iterable[Path]) -> None:
                     stack.callback(os.close, descriptor)
                     descriptors.append(descriptor)
             sync_descriptors(descriptors)
+
+
+class Writeback:
+    """A thread that has the kernel write files to the disk early, so that an fsync finds little left to wait for."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="writeback", daemon=True)
+        self._thread.start()
+
+    def start(self, descriptor: int) -> None:
+        """Begin to write the file out, soon; the descriptor stays the caller's."""
+        if self._queue.qsize() < _FILES_AT_ONCE:
+            self._queue.put(os.dup(descriptor))
+
+    def _run(self) -> None:
+        while (descriptor := self._queue.get()) is not None:
+            start_writing(descriptor)
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """End the thread once it has begun what it was given."""
+        self._queue.put(None)
+        self._thread.join()

@@ -15,9 +15,13 @@ from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
 from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
+from syncer.blocks.files import Writeback
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, BlockId, PackId
+
+EARLY_BYTES = 8 * 1024 * 1024
+"""The blocks of a file that has grown to this go to the disk at once: it is likely to stay, and an fsync to come."""
 
 
 class BlockStore:
@@ -28,6 +32,7 @@ class BlockStore:
         self.dirty = DirtyFiles(data / "dirty")
         self._unsynced: dict[BlockId, set[int]] = {}
         """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
+        self.writeback = Writeback()
         self._recover()
         self.budget = Budget(budget_bytes, meta, self.cache, self.dirty)
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
@@ -40,8 +45,11 @@ class BlockStore:
         self.dirty.sweep(self.meta.extents.dirty_in_use())
         self.meta.extents.dropped.clear()
 
-    def _settle(self, dirty: int, block_id: BlockId, length: int) -> None:
-        """Move a dirty file that is recorded as the copy of a block into the cache. May be done again."""
+    def _settle(self, dirty: int, block_id: BlockId, length: int, *, early: bool = False) -> None:
+        """Move a dirty file that is recorded as the copy of a block into the cache. May be done again.
+
+        *early* has its bytes written to the disk soon.
+        """
         try:
             descriptor = self.dirty.release(dirty, length)
         except FileNotFoundError:
@@ -51,12 +59,16 @@ class BlockStore:
         self.meta.blocks.settled(dirty)
         block = self.meta.blocks.find(block_id)
         assert block is not None
+        if early:
+            self.writeback.start(descriptor)
         self.cache.keep_open(block.number, descriptor)
 
     def settle(self, number: int) -> None:
         """Move every dirty file that became a block into the cache. They belong to the inode *number*."""
+        inode = self.meta.inodes.cached(number)
+        early = inode is not None and inode.size >= EARLY_BYTES
         for dirty, block_id, length in self.meta.blocks.settling():
-            self._settle(dirty, block_id, length)
+            self._settle(dirty, block_id, length, early=early)
             self._unsynced.setdefault(block_id, set()).add(number)
 
     def piece(self, number: int, start: int, block_id: BlockId, data: bytes | memoryview) -> Piece:
@@ -99,6 +111,9 @@ class BlockStore:
         """
         if extent.source < 0:
             return self.dirty.read(-extent.source, extent.source_offset + offset, length)
+        data = self.cache.read_open(extent.source, extent.source_offset + offset, length)
+        if data is not None:
+            return data
         return self.cache.read(self.meta.blocks.get(extent.source), extent.source_offset + offset, length)
 
     def prefetch(self, numbers: Sequence[int], deadline_s: float) -> None:
@@ -121,5 +136,6 @@ class BlockStore:
         await self.fetcher.fetch(numbers, deadline_s)
 
     def close(self) -> None:
+        self.writeback.close()
         self.cache.close()
         self.dirty.close()
