@@ -23,10 +23,10 @@ from syncer import control, mounts
 from syncer.backends.base import Backend
 from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
-from syncer.blocks.files import allow_open_files, tune_allocator
 from syncer.config import Config
 from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory
+from syncer.disk import allow_open_files, sync_file_system, tune_allocator
 from syncer.engine import Engine, Settings
 from syncer.errors import DataUnusable, FuseUnavailable, WrongRepository
 from syncer.fs import device, fuse
@@ -49,6 +49,7 @@ class MountRequest:
     config: Config
     read_only: bool = False
     allow_other: bool = False
+    writeback: bool = False
     mount_options: tuple[str, ...] = ()
     take_over: bool = False
 
@@ -121,7 +122,8 @@ def _begin_session(request: MountRequest, engine: Engine) -> None:
         options.add("ro")
     device.prepare(engine.file_system.settle)
     try:
-        pyfuse3.init(fuse.Adapter(engine.file_system), str(request.mountpoint), options)
+        adapter = fuse.Adapter(engine.file_system, writeback=request.writeback)
+        pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:
         raise FuseUnavailable(
             f"the kernel refused to mount {request.mountpoint}: {error}",
@@ -141,6 +143,8 @@ class _Service:
         return status_of(self._engine, self._request.config, self._request.mountpoint)
 
     async def flush(self, progress: Callable[[Progress], None]) -> None:
+        # What the kernel still holds was written before, too: by mmap(2), or with the writeback cache by write(2).
+        await trio.to_thread.run_sync(sync_file_system, self._request.mountpoint, abandon_on_cancel=True)
         await self._engine.flush(lambda done, total: progress(Progress(done, total)))
 
     def stop(self) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import trio
 
 from syncer.backends.base import Backend
-from syncer.blocks.files import sync_file_system
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
+from syncer.disk import sync_file_system
 from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
@@ -149,6 +149,7 @@ class Engine:
                     nursery.cancel_scope.cancel()
         finally:
             if engine is not None:
+                engine.durability.close()
                 engine.store.close()
             meta.close()
 

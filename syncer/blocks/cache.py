@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from syncer.blocks.background import Background, verified
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, Block
 from syncer.meta.store import MetaStore
@@ -42,9 +43,10 @@ class Incoming:
 
 
 class BlockCache:
-    def __init__(self, folder: Path, meta: MetaStore) -> None:
+    def __init__(self, folder: Path, meta: MetaStore, background: Background) -> None:
         """*folder* exists. Finishes what a crash left: temporary files, deletions."""
         self._folder = folder
+        self._background = background
         self._meta = meta
         self._files: dict[int, int] = {}
         """Descriptors of files known to be good, by block number; the one opened first is closed first."""
@@ -98,17 +100,35 @@ class BlockCache:
         descriptor = self._files.get(block.number)
         if descriptor is not None:
             return descriptor
+        descriptor = self._background.take(block.number)
+        if descriptor is None:
+            descriptor = self._reopened(block)
+        if descriptor is None:
+            descriptor = verified(self.path(block.id), block.id, block.size)
+        if descriptor is not None:
+            self.keep_open(block.number, descriptor)
+        return descriptor
+
+    def _reopened(self, block: Block) -> int | None:
+        """The file of a block that was verified before, if it is as it was then."""
+        before = self._verified.pop(block.number, None)
+        if before is None:
+            return None
         try:
             descriptor = os.open(self.path(block.id), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        if self._verified.pop(block.number, None) != _state(descriptor):
-            data = os.pread(descriptor, block.size + 1, 0)
-            if len(data) != block.size or blake3(data).digest() != block.id:
-                os.close(descriptor)
-                return None
-        self.keep_open(block.number, descriptor)
-        return descriptor
+        if _state(descriptor) == before:
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def read_ahead(self, number: int) -> None:
+        """Have the block's file read and verified in the background, if it is one and not open yet."""
+        if number not in self._files and number not in self._verified:
+            block = self._meta.blocks.get(number)
+            if block.cached == CACHED_FILE:
+                self._background.read_ahead(number, self.path(block.id), block.id, block.size)
 
     def read_open(self, number: int, offset: int, length: int) -> bytes | None:
         """Bytes of a block whose file is open; None when it is not. The fast way of `read`."""
@@ -208,6 +228,7 @@ class BlockCache:
 
     def _close(self, number: int) -> None:
         self._verified.pop(number, None)
+        self._background.forget(number)
         descriptor = self._files.pop(number, None)
         if descriptor is not None:
             os.close(descriptor)

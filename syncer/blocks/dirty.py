@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from syncer.blocks.files import punch_hole
+from syncer.disk import punch_hole
 from syncer.errors import LocalDamage
 from syncer.meta.extents import DirtyNumber, Extent
 

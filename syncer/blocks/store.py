@@ -11,11 +11,11 @@ from pathlib import Path
 import trio
 
 from syncer.backends.base import Backend
+from syncer.blocks.background import Background
 from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
 from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
-from syncer.blocks.files import Writeback
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, BlockId, PackId
@@ -28,11 +28,11 @@ class BlockStore:
     def __init__(self, data: Path, meta: MetaStore, backend: Backend, budget_bytes: int, nursery: trio.Nursery) -> None:
         """Finishes what a crash left half-done in *data*; *nursery* outlives the store and runs its fetches."""
         self.meta = meta
-        self.cache = BlockCache(data / "cache", meta)
+        self._background = Background()
+        self.cache = BlockCache(data / "cache", meta, self._background)
         self.dirty = DirtyFiles(data / "dirty")
         self._unsynced: dict[BlockId, set[int]] = {}
         """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
-        self.writeback = Writeback()
         self._recover()
         self.budget = Budget(budget_bytes, meta, self.cache, self.dirty)
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
@@ -60,7 +60,7 @@ class BlockStore:
         block = self.meta.blocks.find(block_id)
         assert block is not None
         if early:
-            self.writeback.start(descriptor)
+            self._background.write_out(descriptor)
         self.cache.keep_open(block.number, descriptor)
 
     def settle(self, number: int) -> None:
@@ -121,6 +121,12 @@ class BlockStore:
         if numbers:
             self.fetcher.start(numbers, deadline_s)
 
+    def read_ahead(self, number: int, start: int, end: int) -> None:
+        """Have the blocks of [start, end) of the inode that are files of the cache read from the disk, soon."""
+        for extent in self.meta.extents.find(number, start, end):
+            if extent.source > 0:
+                self.cache.read_ahead(extent.source)
+
     def rest_of_pack(self, number: int, last: Extent) -> list[Extent]:
         """The extents of the inode that follow *last* on the remote as well: whole packs are the cheapest to fetch."""
         pack = self._pack(last)
@@ -136,6 +142,6 @@ class BlockStore:
         await self.fetcher.fetch(numbers, deadline_s)
 
     def close(self) -> None:
-        self.writeback.close()
         self.cache.close()
         self.dirty.close()
+        self._background.close()

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+OWN_OPTIONS = ("ro", "rw", "allow_other", "writeback")
+"""Mount options that are not simply passed on."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Manner:
     """How to mount, as opposed to what and where."""
@@ -36,6 +40,7 @@ class Manner:
 @click.option("--background", is_flag=True, help="Return when the mount is usable; it goes on and logs to DATA/log.")
 @click.option("--read-only", is_flag=True, help="Refuse every change.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, as far as the files' modes allow.")
+@click.option("--writeback", is_flag=True, help="Let the kernel collect small writes: faster, less safe.")
 @click.option("-o", "options", multiple=True, metavar="OPTION[,...]", help="Mount options: noatime, nodev, ro, ...")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Take the settings from FILE."
@@ -51,6 +56,7 @@ def command(
     background: bool,
     read_only: bool,
     allow_other: bool,
+    writeback: bool,
     options: tuple[str, ...],
     config_file: Path | None,
     take_over: bool,
@@ -65,6 +71,9 @@ def command(
     REMOTE is host:path, user@host:path, ssh://user@host:port/path, s3://bucket/prefix, rsync://host/module/path, or a
     folder, /path.
 
+    With --writeback (or -o writeback) programs that write in small pieces are several times faster, but what they have
+    written and not yet made safe with fsync, up to half a minute of it, is lost when syncer is killed.
+
     Ctrl-C, SIGTERM, `syncer umount` and `fusermount3 -u` end the mount cleanly. What is not uploaded by then stays
     in DATA and goes up next time.
 
@@ -77,7 +86,8 @@ def command(
     """
     from syncer.cli import background as daemon
 
-    words = [*_words(options), *(["allow_other"] if allow_other else []), *(["ro"] if read_only else [])]
+    flags = {"allow_other": allow_other, "ro": read_only, "writeback": writeback}
+    words = [*_words(options), *(word for word, given in flags.items() if given)]
     wish = _wish(places, config_file, "allow_other" in words)
     manner = Manner(
         options=tuple(words),
@@ -137,7 +147,8 @@ def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callab
         config=plan.config,
         read_only=[word for word in ("rw", *words) if word in ("ro", "rw")][-1] == "ro",
         allow_other="allow_other" in words,
-        mount_options=tuple(dict.fromkeys(word for word in words if word not in ("ro", "rw", "allow_other"))),
+        writeback="writeback" in words,
+        mount_options=tuple(dict.fromkeys(word for word in words if word not in OWN_OPTIONS)),
         take_over=manner.take_over,
     )
     return app.mount(request, directory, ready)

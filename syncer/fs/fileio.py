@@ -23,6 +23,8 @@ from syncer.values import SMALL_BYTES
 
 FILE_MAX_BYTES = 2**63 - 1 - 4096
 READ_AHEAD_START_BYTES = 1024 * 1024
+LOCAL_AHEAD_BYTES = 4 * 1024 * 1024
+"""How far ahead of a sequential reader blocks that are here are read from the disk and verified, at least."""
 RELATIME_NS = 24 * 3600 * 10**9
 
 
@@ -132,8 +134,12 @@ class FileIO:
         sequential = offset == file.next_offset
         file.next_offset = end
         if not sequential:
-            file.window_bytes = 0
+            file.window_bytes = file.local_offset = 0
             return
+        if offset and end + LOCAL_AHEAD_BYTES > file.local_offset:
+            reach = end + 2 * LOCAL_AHEAD_BYTES
+            self._store.read_ahead(file.number, max(end, file.local_offset), reach)
+            file.local_offset = reach
         if file.window_bytes and file.ahead_offset - end > max(file.window_bytes // 2, file.window_bytes - RANGE_BYTES):
             return
         most = self._store.fetcher.reach(self._limits.read_ahead_bytes, self._limits.read_deadline_s)

@@ -66,11 +66,12 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
 
 class Adapter(pyfuse3.Operations):
     supports_dot_lookup = True
-    enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, file_system: FileSystem) -> None:
+    def __init__(self, file_system: FileSystem, *, writeback: bool) -> None:
+        """*writeback* lets the kernel collect writes: what it holds is lost when this process dies."""
         super().__init__()
+        self.enable_writeback_cache = writeback
         self._fs = file_system
         file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 

@@ -15,7 +15,9 @@ from syncer.values import InodeNumber
 class OpenFile:
     """An open regular file: where it stands in sequential reading, and the extent it read last."""
 
-    __slots__ = ("ahead_offset", "epoch", "extent", "next_offset", "number", "opener", "window_bytes")
+    __slots__ = (
+        "ahead_offset", "epoch", "extent", "local_offset", "next_offset", "number", "opener", "window_bytes",
+    )  # fmt: skip
 
     def __init__(self, number: InodeNumber, opener: Caller) -> None:
         self.number = number
@@ -25,6 +27,8 @@ class OpenFile:
         """How far ahead of the reader blocks are fetched; 0 while reading is not sequential."""
         self.ahead_offset = 0
         """Up to where they are fetched already."""
+        self.local_offset = 0
+        """Up to where what is local is read from the disk already."""
         self.epoch = -1
         self.extent: Extent | None = None
 

@@ -265,6 +265,11 @@ class Database:
         if self.journal is not None:
             self.journal.sync()
 
+    def start_sync(self) -> None:
+        """Begin what `sync` does, without waiting for it. Safe where `sync` is."""
+        if self.journal is not None:
+            self.journal.start_sync()
+
     def checkpoint(self) -> None:
         """Move committed pages from the WAL into meta.db, durably. Blocking; meant for a thread."""
         connection = sqlite3.connect(self.path, isolation_level=None)

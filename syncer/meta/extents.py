@@ -263,10 +263,24 @@ class ExtentTable(Table):
         end = offset + length
         covering = self.find(number, offset, end)
         one = covering[0] if len(covering) == 1 else None
-        if one is None or one.source != -overlay or one.start > offset or one.end < end:
-            self._clear(number, offset, end)
-            self._join(number, offset, length, overlay)
+        if one is None or one.start >= offset or one.end < end:
+            if one is None or one.source != -overlay or one.start > offset or one.end < end:
+                self._clear(number, offset, end)
+                self._join(number, offset, length, overlay)
+        elif one.source != -overlay:
+            self._split(number, one, offset, end)
+            self._insert(number, offset, length, -overlay, offset)
         self._written(inode, end, now_ns)
+
+    def _split(self, number: int, extent: Extent, start: int, end: int) -> None:
+        """Take [start, end) out of the inner part of an extent: `_clear` for the commonest case, in half the time."""
+        head = start - extent.start
+        self.execute("UPDATE extents SET length = ? WHERE inode = ? AND start = ?", (head, number, extent.start))
+        if extent.end > end:
+            offset = extent.source_offset + end - extent.start
+            self._insert(number, end, extent.end - end, extent.source, offset)
+        if extent.source < 0:
+            self._maybe_gone(-extent.source, number)
 
     def _join(self, number: int, offset: int, length: int, overlay: int) -> None:
         """Insert an overlay extent, joined to the neighbour before it where that is in the overlay too."""

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from syncer.disk import start_writing
 from syncer.errors import LocalDamage
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -71,6 +72,11 @@ class Journal:
         if self.end - self._segment_start > SEGMENT_BYTES:
             with contextlib.suppress(OSError):  # no room for a new file: the old one grows until there is
                 self._begin_segment()
+
+    def start_sync(self) -> None:
+        """Have the newest records written to the disk, so that `sync` finds that begun. Safe where `sync` is."""
+        with self._syncing:
+            start_writing(self._open[-1][1])
 
     def sync(self) -> None:
         """Make every record appended before this call durable. May run in a thread beside `append`.

@@ -7,7 +7,7 @@ import pytest
 from blake3 import blake3
 
 from syncer.backends.memory import MemoryBackend
-from syncer.blocks import cache
+from syncer.blocks import background, cache
 from syncer.engine import Engine
 from syncer.values import BLOCK_MIN_BYTES
 from tests.support.opened import create, opened
@@ -24,7 +24,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(data))
         return blake3(data)
 
-    monkeypatch.setattr(cache, "blake3", counting)
+    monkeypatch.setattr(background, "blake3", counting)
     monkeypatch.setattr(cache, "OPEN_FILES", 2)
     return seen
 

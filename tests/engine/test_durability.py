@@ -1,7 +1,6 @@
 """What must be on stable storage before something else happens: seen through the calls that make it so."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,16 +99,16 @@ async def test_fsync_covers_a_tail_that_becomes_a_block_meanwhile(
             fdatasync(descriptor)
             synced.append(os.fstat(descriptor).st_ino)
 
-        to_thread = trio.to_thread.run_sync
+        run = engine.durability._run
 
-        async def cut_first(call: Callable[..., object], *arguments: object) -> object:
+        async def cut_first(flush: object) -> None:
             engine.tails.seal(engine.meta.inodes.need(number))
             assert not tail.exists()
-            return await to_thread(call, *arguments)
+            await run(flush)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", watched)
-            patch.setattr("syncer.blocks.syncing.trio.to_thread.run_sync", cut_first)
+            patch.setattr(engine.durability, "_run", cut_first)
             await engine.file_system.fsync(handle)
         assert inode_below in synced
 

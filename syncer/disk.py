@@ -3,9 +3,7 @@
 import contextlib
 import ctypes
 import os
-import queue
 import resource
-import threading
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -68,13 +66,12 @@ def start_writing(descriptor: int) -> None:
 
 
 def sync_descriptors(descriptors: Collection[int]) -> None:
-    """Make the bytes of open files durable: all are written at once, and only then waited for one by one.
+    """Make the bytes of open files durable: all are begun, and only then waited for one by one.
 
     Raises: OSError.
     """
-    if len(descriptors) > 1:
-        for descriptor in descriptors:
-            start_writing(descriptor)
+    for descriptor in descriptors if len(descriptors) > 1 else ():
+        start_writing(descriptor)
     for descriptor in descriptors:
         os.fdatasync(descriptor)
 
@@ -94,27 +91,3 @@ def sync_paths(paths: Iterable[Path]) -> None:
                     stack.callback(os.close, descriptor)
                     descriptors.append(descriptor)
             sync_descriptors(descriptors)
-
-
-class Writeback:
-    """A thread that has the kernel write files to the disk early, so that an fsync finds little left to wait for."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="writeback", daemon=True)
-        self._thread.start()
-
-    def start(self, descriptor: int) -> None:
-        """Begin to write the file out, soon; the descriptor stays the caller's."""
-        if self._queue.qsize() < _FILES_AT_ONCE:
-            self._queue.put(os.dup(descriptor))
-
-    def _run(self) -> None:
-        while (descriptor := self._queue.get()) is not None:
-            start_writing(descriptor)
-            os.close(descriptor)
-
-    def close(self) -> None:
-        """End the thread once it has begun what it was given."""
-        self._queue.put(None)
-        self._thread.join()

@@ -1,0 +1,122 @@
+"""A thread for what the local disk may do ahead of time: write blocks out, read and verify blocks that come next.
+
+Owned by the BlockStore. Nothing waits for it but a reader who needs the very block that it is reading.
+"""
+
+import os
+import queue
+import threading
+from pathlib import Path
+
+from blake3 import blake3
+
+from syncer.disk import start_writing
+from syncer.values import BlockId
+
+QUEUED = 64
+
+
+def verified(path: Path, block_id: BlockId, size: int) -> int | None:
+    """A descriptor of the file, when it has just the bytes of the block; None when it is missing or wrong."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    os.posix_fadvise(descriptor, 0, size, os.POSIX_FADV_WILLNEED)  # in one go, not a read-ahead window at a time
+    data = os.pread(descriptor, size + 1, 0)
+    if len(data) == size and blake3(data).digest() == block_id:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+class _Job:
+    """A block to be read ahead: waiting, begun (by whoever set that first, with the lock held), done."""
+
+    def __init__(self, path: Path, block_id: BlockId, size: int) -> None:
+        self.path = path
+        self.block_id = block_id
+        self.size = size
+        self.begun = False
+        self.unwanted = False
+        self.descriptor: int | None = None
+        self.done = threading.Event()
+
+
+class Background:
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_Job | int | None] = queue.SimpleQueue()
+        self._jobs: dict[int, _Job] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, int):
+                start_writing(item)
+                os.close(item)
+            else:
+                self._read(item)
+
+    def _read(self, job: _Job) -> None:
+        with self._lock:
+            if job.begun:
+                return
+            job.begun = True
+        try:
+            descriptor = verified(job.path, job.block_id, job.size)
+        except OSError:
+            descriptor = None  # whoever needs the block meets the error again
+        with self._lock:
+            if job.unwanted and descriptor is not None:
+                os.close(descriptor)
+            else:
+                job.descriptor = descriptor
+        job.done.set()
+
+    def write_out(self, descriptor: int) -> None:
+        """Begin to write the file to the disk, soon; the descriptor stays the caller's."""
+        if self._queue.qsize() < QUEUED:
+            self._queue.put(os.dup(descriptor))
+
+    def read_ahead(self, number: int, path: Path, block_id: BlockId, size: int) -> None:
+        """Read and verify the file of block *number*, soon."""
+        if number in self._jobs or self._queue.qsize() >= QUEUED:
+            return
+        if len(self._jobs) >= QUEUED:
+            self.forget(next(iter(self._jobs)))
+        job = self._jobs[number] = _Job(path, block_id, size)
+        self._queue.put(job)
+
+    def take(self, number: int) -> int | None:
+        """The descriptor of a block that was read ahead and is good, now the caller's; None when there is none.
+
+        Blocks while the thread is reading just this one.
+        """
+        job = self._jobs.pop(number, None)
+        if job is None:
+            return None
+        with self._lock:
+            if not job.begun:
+                job.begun = True
+                return None
+        job.done.wait()
+        return job.descriptor
+
+    def forget(self, number: int) -> None:
+        """Nobody needs the block any more."""
+        job = self._jobs.pop(number, None)
+        if job is None:
+            return
+        with self._lock:
+            job.begun = job.unwanted = True
+            if job.descriptor is not None:
+                os.close(job.descriptor)
+
+    def close(self) -> None:
+        """End the thread after what it was given."""
+        for number in list(self._jobs):
+            self.forget(number)
+        self._queue.put(None)
+        self._thread.join()
