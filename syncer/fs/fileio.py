@@ -21,7 +21,8 @@ from syncer.meta.extents import Extent
 from syncer.meta.inodes import Inode
 from syncer.values import SMALL_BYTES
 
-FILE_MAX_BYTES = 2**63 - 1 - 4096
+FILE_MAX_BYTES = 2**44 - 4096
+"""What ext4 can hold, where an overlay has its bytes at the same offsets as the file."""
 READ_AHEAD_START_BYTES = 1024 * 1024
 LOCAL_AHEAD_BYTES = 4 * 1024 * 1024
 """How far ahead of a sequential reader blocks that are here are read from the disk and verified, at least."""
@@ -67,7 +68,8 @@ class FileIO:
         inode = self._meta.inodes.need(file.number)
         if inode.size <= offset:
             return b""
-        self._note_access(inode)
+        if not file.traceless:
+            self.note_access(inode)
         data = self._read_here(file, inode, offset, length)
         if data is None:
             data = await self._read_fetching(file, offset, length)
@@ -75,7 +77,7 @@ class FileIO:
             self._read_ahead(file, offset, offset + len(data))
         return data
 
-    def _note_access(self, inode: Inode) -> None:
+    def note_access(self, inode: Inode) -> None:
         """relatime: an access is noted once after each change, and once a day."""
         if inode.atime_ns <= inode.mtime_ns or inode.atime_ns <= inode.ctime_ns:
             self._meta.inodes.see_read(inode, time.time_ns())
@@ -155,13 +157,17 @@ class FileIO:
     # --- writing -------------------------------------------------------------------------------------------------
 
     async def write(self, number: int, offset: int, data: bytes | memoryview) -> int:
-        """Write *data* at *offset*; returns how many bytes were taken: fewer only when the disk became full half-way.
+        """Write *data* at *offset*; returns how many bytes were taken.
+
+        Fewer than all only when the disk became full half-way, or the file as large as a file may be.
 
         Raises:
             OSError: EFBIG; ENOSPC when there was no room in time. What was there before is untouched.
         """
         if offset + len(data) > FILE_MAX_BYTES:
-            raise OSError(errno.EFBIG, "file too large")
+            if offset >= FILE_MAX_BYTES:
+                raise OSError(errno.EFBIG, "file too large")
+            data = memoryview(data)[: FILE_MAX_BYTES - offset]
         await self.room(len(data), rows=offset + len(data) <= SMALL_BYTES)
         inode = self._meta.inodes.need(number)
         size = inode.size

@@ -12,21 +12,23 @@ from stat import S_ISGID, S_ISUID, S_IXGRP
 
 from syncer.blocks.store import BlockStore
 from syncer.fs.fileio import FileIO
-from syncer.fs.handles import Handles, OpenFile
+from syncer.fs.handles import Handles
 from syncer.fs.namespace import Caller, Namespace
 from syncer.meta.inodes import Inode
+from syncer.meta.namespace import Entry
 from syncer.values import InodeNumber
 
 STATE_XATTR = b"user.syncer.state"
 CAPABILITY_XATTR = b"security.capability"
 XATTR_MAX_BYTES = 65536
+XATTR_SPACES = (b"user.", b"trusted.", b"security.")
 METADATA_BYTES = 1024
 """About what a new name takes in meta.db, with its indexes."""
 BLOCK_UNIT_BYTES = 4096
 CAPACITY_BYTES = 2**50
 """What statfs claims to offer beyond what is used: the remote's size is not known, and not asked."""
 
-O_ACCMODE, O_TRUNC = 0o3, 0o1000
+O_ACCMODE, O_TRUNC, O_NOATIME = 0o3, 0o1000, 0o1000000
 ROOT = Caller(0, 0)
 
 
@@ -86,7 +88,8 @@ class FileSystem:
     ) -> Inode:
         """chmod, chown, truncate and utimensat in one, as FUSE sends them; None leaves as it is.
 
-        With None throughout it is chown(2) with neither owner nor group.
+        With None throughout it is chown(2) with neither owner nor group, or what the kernel sends before a write(2) that
+        ends the set-id bits.
         """
         self.check_writable()
         inode = self.names.inode(number)
@@ -130,6 +133,7 @@ class FileSystem:
         return b"local" if self._meta.extents.has_pending(inode.number) else b"uploaded"
 
     def getxattr(self, number: int, name: bytes) -> bytes:
+        _check_xattr_name(name)
         inode = self.names.inode(number)
         value = self._meta.inodes.xattrs(inode).get(name)
         if value is None:
@@ -157,10 +161,9 @@ class FileSystem:
 
     def _check_xattr(self, number: int, name: bytes) -> None:
         self.names.inode(number)
+        _check_xattr_name(name)
         if name == STATE_XATTR:
             raise OSError(errno.EPERM, "this attribute is read-only")
-        if name.startswith(b"system."):  # ACLs: without their enforcement their presence would be a lie
-            raise OSError(errno.EOPNOTSUPP, "no such kind of attribute here")
 
     def statfs(self) -> FileSystemStatus:
         totals = self._meta.inodes.totals
@@ -168,6 +171,18 @@ class FileSystem:
         free = CAPACITY_BYTES // BLOCK_UNIT_BYTES
         count = totals.files + totals.directories
         return FileSystemStatus(used + free, free, count + 2**32, 2**32)
+
+    def readlink(self, number: int) -> bytes:
+        """Raises: OSError EINVAL."""
+        target = self.names.readlink(number)
+        self.io.note_access(self.names.inode(number))
+        return target
+
+    def entries(self, number: int, after_cookie: int, limit: int) -> list[Entry]:
+        """Up to *limit* entries of a directory, from its begin on (0) or after a cookie."""
+        if not after_cookie:
+            self.io.note_access(self.names.inode(number))
+        return self.names.entries(number, after_cookie, limit)
 
     # --- names ---------------------------------------------------------------------------------------------------
 
@@ -204,26 +219,24 @@ class FileSystem:
         inode = self.names.inode(number)
         if flags & (O_ACCMODE | O_TRUNC):
             self.check_writable()
-        if flags & O_TRUNC and inode.size:
+        if flags & O_TRUNC:
             self.io.truncate(number, 0)
             if self._drop_privileges(inode, caller):
                 self.on_mode_changed(inode.number)
-        return self.handles.open(inode, caller)
+        return self.handles.open(inode, traceless=bool(flags & O_NOATIME))
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         return await self.io.read(self.handles.get(handle), offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         self.check_writable()
-        file = self.handles.get(handle)
-        inode = self._meta.inodes.need(file.number)
-        if inode.mode & (S_ISUID | S_ISGID) or self._meta.inodes.xattrs(inode):
-            self._write_privileged(inode, file)
-        return await self.io.write(file.number, offset, data)
-
-    def _write_privileged(self, inode: Inode, file: OpenFile) -> None:
-        if self._drop_privileges(inode, file.opener):
-            self.on_mode_changed(inode.number)
+        number = self.handles.get(handle).number
+        inode = self._meta.inodes.need(number)
+        if self._meta.inodes.xattrs(inode) and self._drop_privileges(inode, ROOT):
+            self.on_mode_changed(
+                inode.number
+            )  # set-id bits are gone by now: the kernel has asked for that, see setattr
+        return await self.io.write(number, offset, data)
 
     async def fsync(self, handle: int) -> None:
         await self.io.fsync(self.handles.get(handle).number)
@@ -239,3 +252,11 @@ class FileSystem:
 
     def looked_up(self, number: InodeNumber) -> None:
         self.handles.looked_up(number)
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """Raises: OSError EOPNOTSUPP, EINVAL. ACLs (system.*) are refused: unenforced, their presence would be a lie."""
+    if not name.startswith(XATTR_SPACES):
+        raise OSError(errno.EOPNOTSUPP, "no such kind of attribute here")
+    if name in XATTR_SPACES:
+        raise OSError(errno.EINVAL, "an attribute without a name")

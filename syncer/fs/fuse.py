@@ -9,7 +9,7 @@ import pyfuse3
 from pyfuse3 import FUSEError
 
 from syncer.fs.errmap import errno_of
-from syncer.fs.filesystem import BLOCK_UNIT_BYTES, METADATA_BYTES, FileSystem
+from syncer.fs.filesystem import BLOCK_UNIT_BYTES, METADATA_BYTES, O_NOATIME, FileSystem
 from syncer.fs.namespace import Caller
 from syncer.meta.inodes import Inode
 from syncer.values import NAME_MAX_BYTES
@@ -20,6 +20,8 @@ R = TypeVar("R")
 TIMEOUT_S = 3600.0
 """How long the kernel may believe what it was told: nobody else changes the tree."""
 ENTRIES_PER_READ = 1024
+DOTS = (b".", b"..")
+"""Come first in every directory, with the first cookies; those of its entries follow."""
 MAX_BLOCK_BYTES = 128 * 1024
 
 Method = Callable[Concatenate["Adapter", P], Coroutine[Any, Any, R]]
@@ -150,7 +152,7 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        return self._fs.names.readlink(inode)
+        return self._fs.readlink(inode)
 
     @mapped
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
@@ -158,13 +160,18 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        while entries := self._fs.names.entries(fh, start_id, ENTRIES_PER_READ):
+        for place, name in enumerate(DOTS[start_id:], start_id + 1):  # these two are no look-ups of the kernel's
+            inode = self._fs.names.lookup(fh, name)
+            if inode is None or not pyfuse3.readdir_reply(token, name, attributes(inode), place):
+                return
+            start_id = place
+        while entries := self._fs.entries(fh, start_id - len(DOTS), ENTRIES_PER_READ):
             for entry in entries:
                 inode = self._fs.getattr(entry.inode)
-                if not pyfuse3.readdir_reply(token, entry.name, attributes(inode), entry.cookie):
+                start_id = entry.cookie + len(DOTS)
+                if not pyfuse3.readdir_reply(token, entry.name, attributes(inode), start_id):
                     return
                 self._fs.looked_up(inode.number)
-                start_id = entry.cookie
 
     # --- attributes ----------------------------------------------------------------------------------------------
 
@@ -199,7 +206,8 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        return self._fs.listxattr(inode)
+        names = self._fs.listxattr(inode)
+        return names if not ctx.uid else [name for name in names if not name.startswith(b"trusted.")]
 
     @mapped
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -229,9 +237,8 @@ class Adapter(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         await self._fs.room()
-        caller = _caller(ctx)
-        inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, caller)
-        handle = self._fs.handles.open(inode, caller)
+        inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, _caller(ctx))
+        handle = self._fs.handles.open(inode, traceless=bool(flags & O_NOATIME))
         return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._entry(inode)
 
     @mapped

@@ -5,7 +5,6 @@ On the event loop's thread only.
 
 from collections.abc import Callable, Iterable
 
-from syncer.fs.namespace import Caller
 from syncer.meta.extents import Extent
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
@@ -16,12 +15,13 @@ class OpenFile:
     """An open regular file: where it stands in sequential reading, and the extent it read last."""
 
     __slots__ = (
-        "ahead_offset", "epoch", "extent", "local_offset", "next_offset", "number", "opener", "window_bytes",
+        "ahead_offset", "epoch", "extent", "local_offset", "next_offset", "number", "traceless", "window_bytes",
     )  # fmt: skip
 
-    def __init__(self, number: InodeNumber, opener: Caller) -> None:
+    def __init__(self, number: InodeNumber, *, traceless: bool) -> None:
         self.number = number
-        self.opener = opener
+        self.traceless = traceless
+        """Opened with O_NOATIME."""
         self.next_offset = 0
         self.window_bytes = 0
         """How far ahead of the reader blocks are fetched; 0 while reading is not sequential."""
@@ -44,11 +44,11 @@ class Handles:
         """Inodes that lost their last name while somebody used them."""
         self._next_handle = 1
 
-    def open(self, inode: Inode, opener: Caller) -> int:
+    def open(self, inode: Inode, *, traceless: bool = False) -> int:
         """A handle for the inode, which stays until `close`."""
         handle = self._next_handle
         self._next_handle += 1
-        self._files[handle] = OpenFile(inode.number, opener)
+        self._files[handle] = OpenFile(inode.number, traceless=traceless)
         inode.pins += 1
         return handle
 

@@ -10,7 +10,7 @@ import trio
 from syncer.backends.memory import MemoryBackend
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import Block
-from tests.support.opened import ME, GatedBackend, SlowLine, create, evict_all, flush, opened
+from tests.support.opened import GatedBackend, SlowLine, create, evict_all, flush, opened
 
 
 async def test_a_file_cut_and_written_anew_while_it_is_fetched(tmp_path: Path) -> None:
@@ -75,9 +75,7 @@ async def test_a_slow_line_is_not_a_dead_one(tmp_path: Path) -> None:
         await flush(engine)
         evict_all(engine)
         line.rate = 10_000_000
-        reader = engine.file_system.handles.open(
-            engine.meta.inodes.need(engine.file_system.handles.get(handle).number), ME
-        )
+        reader = engine.file_system.handles.open(engine.meta.inodes.need(engine.file_system.handles.get(handle).number))
         for offset in range(0, size, piece):
             assert await engine.file_system.read(reader, offset, piece) == data[offset : offset + piece]
 

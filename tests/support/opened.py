@@ -86,7 +86,7 @@ async def opened(
 def create(engine: Engine, name: bytes) -> tuple[int, int]:
     """A new file in the root: (inode, handle)."""
     number = engine.file_system.create(ROOT_INODE, name, 0o100644, ME).number
-    return number, engine.file_system.handles.open(engine.meta.inodes.need(number), ME)
+    return number, engine.file_system.handles.open(engine.meta.inodes.need(number))
 
 
 async def flush(engine: Engine) -> None:

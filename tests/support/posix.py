@@ -2,10 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+
+from tests.support.syscalls import setgroups, setresgid, setresuid
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as other users")
 
@@ -27,22 +29,25 @@ FRIENDS = 61100
 
 @contextlib.contextmanager
 def acting_as(user: User | None) -> Iterator[None]:
-    """The calls of this process are those of *user*: no capabilities, own ids and groups. None: stay who we are."""
+    """The calls of this thread are those of *user*: no capabilities, own ids and groups. None: stay who we are.
+
+    Other threads stay who they are: one of them watches what only root may see.
+    """
     if user is None:
         yield
         return
-    groups: Sequence[int] = os.getgroups()
+    groups = os.getgroups()
     gid = os.getegid()
     uid = os.geteuid()
-    os.setgroups(user.groups)
-    os.setegid(user.gid)
-    os.seteuid(user.uid)
+    setgroups(user.groups)
+    setresgid(-1, user.gid, -1)
+    setresuid(-1, user.uid, -1)
     try:
         yield
     finally:
-        os.seteuid(uid)
-        os.setegid(gid)
-        os.setgroups(groups)
+        setresuid(-1, uid, -1)
+        setresgid(-1, gid, -1)
+        setgroups(groups)
 
 
 def raises(number: int, call: Callable[..., object], *arguments: object, **options: object) -> None:
