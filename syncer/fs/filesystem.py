@@ -88,8 +88,8 @@ class FileSystem:
     ) -> Inode:
         """chmod, chown, truncate and utimensat in one, as FUSE sends them; None leaves as it is.
 
-        With None throughout it is chown(2) with neither owner nor group, or what the kernel sends before a write(2) that
-        ends the set-id bits.
+        With None throughout it is chown(2) with neither owner nor group, or what the kernel sends before a write(2)
+        that ends the set-id bits.
         """
         self.check_writable()
         inode = self.names.inode(number)
