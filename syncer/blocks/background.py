@@ -3,6 +3,8 @@
 Owned by the BlockStore. Nothing waits for it but a reader who needs the very block that it is reading.
 """
 
+import collections
+import contextlib
 import os
 import queue
 import threading
@@ -16,13 +18,20 @@ from syncer.values import BlockId
 QUEUED = 64
 
 
-def verified(path: Path, block_id: BlockId, size: int) -> int | None:
-    """A descriptor of the file, when it has just the bytes of the block; None when it is missing or wrong."""
+def opened(path: Path, size: int) -> int | None:
+    """A descriptor of the file, all of which the disk is asked for; None when it is missing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     os.posix_fadvise(descriptor, 0, size, os.POSIX_FADV_WILLNEED)  # in one go, not a read-ahead window at a time
+    return descriptor
+
+
+def verified(descriptor: int | None, block_id: BlockId, size: int) -> int | None:
+    """The descriptor, when the file has just the bytes of the block; otherwise None, and it is closed."""
+    if descriptor is None:
+        return None
     data = os.pread(descriptor, size + 1, 0)
     if len(data) == size and blake3(data).digest() == block_id:
         return descriptor
@@ -43,6 +52,13 @@ class _Job:
         self.done = threading.Event()
 
 
+def _opened(job: _Job) -> int | None:
+    try:
+        return opened(job.path, job.size)
+    except OSError:
+        return None
+
+
 class Background:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[_Job | int | None] = queue.SimpleQueue()
@@ -52,22 +68,34 @@ class Background:
         self._thread.start()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, int):
+        """Open whatever is wanted before verifying the first of it, so that the disk has all of it to do at once."""
+        begun: collections.deque[tuple[_Job, int | None]] = collections.deque()
+        ended = False
+        while begun or not ended:
+            try:
+                item = self._queue.get(block=not begun)
+            except queue.Empty:
+                self._read(*begun.popleft())
+                continue
+            if isinstance(item, _Job):
+                if self._begin(item):
+                    begun.append((item, _opened(item)))
+            elif item is None:
+                ended = True
+            else:
                 start_writing(item)
                 os.close(item)
-            else:
-                self._read(item)
 
-    def _read(self, job: _Job) -> None:
+    def _begin(self, job: _Job) -> bool:
         with self._lock:
-            if job.begun:
-                return
+            mine = not job.begun
             job.begun = True
-        try:
-            descriptor = verified(job.path, job.block_id, job.size)
-        except OSError:
-            descriptor = None  # whoever needs the block meets the error again
+        return mine
+
+    def _read(self, job: _Job, opened: int | None) -> None:
+        descriptor = None
+        with contextlib.suppress(OSError):  # whoever needs the block meets the error again
+            descriptor = verified(opened, job.block_id, job.size)
         with self._lock:
             if job.unwanted and descriptor is not None:
                 os.close(descriptor)
@@ -97,10 +125,8 @@ class Background:
         job = self._jobs.pop(number, None)
         if job is None:
             return None
-        with self._lock:
-            if not job.begun:
-                job.begun = True
-                return None
+        if self._begin(job):
+            return None
         job.done.wait()
         return job.descriptor
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from syncer.blocks.background import Background, verified
+from syncer.blocks.background import Background, opened, verified
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, Block
 from syncer.meta.store import MetaStore
@@ -104,7 +104,7 @@ class BlockCache:
         if descriptor is None:
             descriptor = self._reopened(block)
         if descriptor is None:
-            descriptor = verified(self.path(block.id), block.id, block.size)
+            descriptor = verified(opened(self.path(block.id), block.size), block.id, block.size)
         if descriptor is not None:
             self.keep_open(block.number, descriptor)
         return descriptor

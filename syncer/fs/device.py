@@ -20,7 +20,7 @@ import trio
 
 POLLS = 64
 """After so many requests found by polling the loop runs its other tasks."""
-SPIN_S = float(os.environ.get("SPIN", "100")) * 1e-6
+SPIN_S = 100e-6
 """How long to look for the next request before sleeping, while requests come one upon the other."""
 BURST_S = 300e-6
 """A request that came within this, a sleep and a wake-up included, is taken for part of a burst."""
