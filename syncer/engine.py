@@ -109,6 +109,8 @@ class Engine:
             self.sealer.wake()
             self.uploader.wake()
             self._checkpoint_wanted.set()
+            if self.store.budget.is_log_long:
+                self.publisher.give_way()
 
         self.meta.database.on_pending = lambda: self._pending.set()
         self.store.budget.on_pressure = hurry
@@ -116,6 +118,7 @@ class Engine:
         self.uploader.on_stored = self.store.budget.changed
         self.sealer.pace = self.pace
         self.uploader.verify = self.publisher.check_writer
+        self.publisher.catch_up = self.checkpoint
         self.publisher.on_refused = self._refused
         self.uploader.pressed = lambda: self.store.budget.waiting > 0
 

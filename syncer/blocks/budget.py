@@ -21,6 +21,8 @@ HEADROOM_BYTES = 10_000_000
 BATCH_BYTES = 8 * 1024 * 1024
 """Dirty bytes are sealed in stretches of about this much. Room for the second copy of one is kept for the sealer: a
 budget full of what only sealing can shrink would be full for ever."""
+LOG_SHARE = 8
+"""The WAL may hold this share of the budget. Then every change waits until it has started over, also one that frees."""
 EVICT_BATCH = 256
 PAGE_BYTES = 4096
 
@@ -130,6 +132,28 @@ class Budget:
                 self._queue.remove(me)
             self.changed()
         raise BudgetExhausted("the budget is full of data that is not on the remote yet")
+
+    @property
+    def is_log_long(self) -> bool:
+        """Whether no change may be recorded before the WAL has started over."""
+        return self._wal_bytes > self.limit_bytes // LOG_SHARE
+
+    async def log_shortened(self, deadline_s: float) -> None:
+        """Return when the WAL is short enough. It waits for a checkpoint, and for nothing else: see `on_pressure`.
+
+        Raises:
+            BudgetExhausted: it was not within *deadline_s*.
+        """
+        self.waiting += 1
+        try:
+            with trio.move_on_after(deadline_s):
+                while self.is_log_long:
+                    self.on_pressure()
+                    await self._room.wait()
+        finally:
+            self.waiting -= 1
+        if self.is_log_long:
+            raise BudgetExhausted("the log of meta.db takes too much, and cannot be written back now")
 
     def fits(self, wanted_bytes: int) -> bool:
         """Whether `reserve` would return at once without evicting anything."""

@@ -6,6 +6,7 @@ pyfuse3 finds trio through its module's global name, so a namespace that forward
 
 import contextlib
 import functools
+import logging
 import os
 import select
 import socket
@@ -17,6 +18,8 @@ from typing import Any
 
 import pyfuse3
 import trio
+
+log = logging.getLogger(__name__)
 
 POLLS = 64
 """After so many requests found by polling the loop runs its other tasks."""
@@ -49,7 +52,10 @@ class Turn:
         self._queue = trio.lowlevel.ParkingLot()
 
     async def __aenter__(self) -> None:
-        self._answered()
+        try:
+            self._answered()
+        except Exception:  # the mount must outlive it
+            log.exception("what an answer left to be done failed")
         while self._held:
             await self._queue.park()
         self._held = True
@@ -137,7 +143,7 @@ class Waiter:
 
 
 def prepare(answered: Callable[[], None]) -> None:
-    """Have pyfuse3 wait as said above, and call *answered*, which must not fail, after each request that is done.
+    """Have pyfuse3 wait as said above, and call *answered* after each request that is done.
 
     Before each `pyfuse3.init`.
     """

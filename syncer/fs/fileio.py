@@ -185,10 +185,20 @@ class FileIO:
         """Return when *amount* bytes may be written, in meta.db where they are *rows*. Raises: OSError ENOSPC."""
         if self._meta.database.is_commit_due():
             self._commit()
+        await self.keep_up()
         if self._store.budget.fits(amount):
             return
         try:
             await self._store.budget.reserve(amount, self._limits.write_deadline_s, rows=rows)
+        except BudgetExhausted as error:
+            raise OSError(errno.ENOSPC, str(error)) from error
+
+    async def keep_up(self) -> None:
+        """Return when a change may be recorded that needs no room of its own. Raises: OSError ENOSPC."""
+        if not self._store.budget.is_log_long:
+            return
+        try:
+            await self._store.budget.log_shortened(self._limits.write_deadline_s)
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
 

@@ -69,6 +69,13 @@ class FileSystem:
         """To be called when the caller of the last operation has its answer: it leaves work for then."""
         self.io.settle()
 
+    async def keep_up(self) -> None:
+        """Return when names and attributes may be changed or removed; before what does that, which awaits nothing.
+
+        Raises: OSError ENOSPC.
+        """
+        await self.io.keep_up()
+
     # --- attributes ----------------------------------------------------------------------------------------------
 
     def getattr(self, number: int) -> Inode:

@@ -127,10 +127,12 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._fs.keep_up()
         self._fs.unlink(parent_inode, name)
 
     @mapped
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._fs.keep_up()
         self._fs.rmdir(parent_inode, name)
 
     @mapped
@@ -143,6 +145,7 @@ class Adapter(pyfuse3.Operations):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:
+        await self._fs.keep_up()
         if flags == pyfuse3.RENAME_EXCHANGE:
             self._fs.exchange(parent_inode_old, name_old, parent_inode_new, name_new)
         elif flags in (0, pyfuse3.RENAME_NOREPLACE):
@@ -188,6 +191,7 @@ class Adapter(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        await self._fs.keep_up()
         changed = self._fs.setattr(
             inode,
             mode=attr.st_mode if fields.update_mode else None,
@@ -216,6 +220,7 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._fs.keep_up()
         self._fs.removexattr(inode, name)
 
     @mapped

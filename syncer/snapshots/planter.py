@@ -38,6 +38,10 @@ class Planted:
     """Nodes of large directories, worth keeping here for the next publication."""
 
 
+class GaveWay(Exception):
+    """The building was ended, because what it reads from must not be held any longer."""
+
+
 class Planter:
     def __init__(self, reader: TreeReader, generation: int, store: Callable[[Pack], None]) -> None:
         """*store* puts a pack on the remote and returns when it is there."""
@@ -48,9 +52,14 @@ class Planter:
         self._emitted: set[TreeId] = set()
         self._trees: dict[int, DirectoryTree] = {}
         self._nodes: dict[TreeId, bytes] = {}
+        self.unwanted = False
+        """Set by another thread: `plant` is to end soon, with GaveWay."""
 
     def plant(self) -> Planted:
-        """Build everything that changed, children before their parents, and the root above it."""
+        """Build everything that changed, children before their parents, and the root above it.
+
+        Raises: GaveWay.
+        """
         parents = self._reader.affected(self._generation)
         for directory in _children_first(parents):
             self._trees[directory] = self._directory(directory)
@@ -93,6 +102,8 @@ class Planter:
         return row.tree if built is None else built.id
 
     def _entry(self, row: TreeRow, tree: TreeId | None) -> Entry:
+        if self.unwanted:
+            raise GaveWay
         extents = tuple(Extent(*extent) for extent in row.extents)
         if len(extents) > EXTENTS_INLINE:
             tree, extents = build_extents(extents, self._emit), ()

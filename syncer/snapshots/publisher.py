@@ -4,10 +4,11 @@ The order is the promise: packs, then the index that lists them, then the snapsh
 everything it names. One publication at a time; all on the event loop's thread but the building of trees.
 """
 
+import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -16,10 +17,17 @@ from syncer.blocks.pack import Pack, pack_key
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.syncing import Durability
 from syncer.blocks.uploader import Uploader
-from syncer.errors import LocalDamage, ObjectMissing, RemoteUnreachable, SyncerError, WrongRepository
+from syncer.errors import (
+    BudgetExhausted,
+    LocalDamage,
+    ObjectMissing,
+    RemoteUnreachable,
+    SyncerError,
+    WrongRepository,
+)
 from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
-from syncer.snapshots.planter import Planted, Planter
+from syncer.snapshots.planter import GaveWay, Planted, Planter
 from syncer.snapshots.records import (
     VERSION,
     IndexRecord,
@@ -41,6 +49,7 @@ Progress = Callable[[int, int], None] | None
 INDEX_ENTRIES = 50_000
 """An index object lists about this many blocks at most."""
 PROGRESS_S = 0.5
+TRIES = 20
 GIVE_UP_S = 120.0
 """A publication ends with an error when the remote has taken nothing for this long."""
 
@@ -64,6 +73,10 @@ class Publisher:
         self._interval_s = interval_s
         self._turn = trio.Lock()
         self.host = socket.gethostname()
+        self.give_way: Callable[[], None] = lambda: None
+        """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
+        self.catch_up: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Awaited after that: returns when the WAL has started over."""
         self.on_refused: Callable[[], None] = lambda: None
         """Called when another machine writes by now: nothing more may change here."""
         head = meta.snapshots.head()
@@ -100,15 +113,21 @@ class Publisher:
 
         Raises:
             BackendError: the remote would not take it.
+            BudgetExhausted: there are more changes all the time than the budget has room for while a snapshot is made.
             LocalDamage: bytes that it should hold cannot be read here.
         """
         async with self._turn:
             self._uploader.hurry += 1
             try:
-                await self._publish(reason, released, progress)
+                for _ in range(TRIES):
+                    with contextlib.suppress(GaveWay):
+                        return await self._publish(reason, released, progress)
+                    log.info("the snapshot gave way to changes, and is begun anew")
+                    await self.catch_up()
             finally:
                 self._uploader.hurry -= 1
                 self._meta.blocks.held_up_to = 0
+        raise BudgetExhausted("more changes than a snapshot of them can keep up with")
 
     def _has_changes(self) -> bool:
         self._meta.commit()
@@ -128,8 +147,7 @@ class Publisher:
         self._uploader.wake()
         time_ns = time.time_ns()
         try:
-            planter = Planter(reader, generation, self._store_from_thread)
-            planted = await trio.to_thread.run_sync(planter.plant)
+            planted = await self._plant(Planter(reader, generation, self._store_from_thread))
         finally:
             reader.close()
         await self._content_stored(newest, progress)
@@ -139,6 +157,21 @@ class Publisher:
         self._meta.snapshots.published(generation, planted.trees)
         self._keep_nodes(planted)
         self.released = released
+
+    async def _plant(self, planter: Planter) -> Planted:
+        """Raises: GaveWay."""
+        with trio.CancelScope() as scope:
+
+            def give_way() -> None:
+                planter.unwanted = True
+                scope.cancel()  # it may be waiting for the remote
+
+            self.give_way = give_way
+            try:
+                return await trio.to_thread.run_sync(planter.plant)
+            finally:
+                self.give_way = lambda: None
+        raise GaveWay
 
     def _is_published(self, released: bool) -> bool:
         """Whether our newest snapshot says it all. One of another peer does not speak for us."""

@@ -12,7 +12,7 @@ from syncer.backends.memory import MemoryBackend
 from syncer.meta.importer import Importer
 from syncer.meta.store import MetaStore
 from syncer.values import CONTENT, BlockId, PackId
-from tests.support.opened import create, flush, opened
+from tests.support.opened import ME, create, flush, opened
 
 WRITE_BYTES = 131_072
 
@@ -114,3 +114,46 @@ async def test_a_disk_that_is_full_half_way_through_a_write_makes_it_a_short_one
         assert await engine.file_system.write(handle, taken, data[taken:]) == len(data) - taken
         for offset in range(0, len(data), 1_000_000):
             assert await engine.file_system.read(handle, offset, 1_000_000) == data[offset : offset + 1_000_000]
+
+
+class SlowTrees(MemoryBackend):
+    """A remote that takes the first objects, and after that no pack until `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = trio.Event()
+        self.asked = trio.Event()
+
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        if key.startswith("packs/"):
+            self.asked.set()
+            await self.gate.wait()
+        await super().put(key, data)
+
+
+async def test_the_log_is_bounded_while_a_snapshot_is_made_and_changes_wait_for_no_remote(tmp_path: Path) -> None:
+    remote = SlowTrees()
+    async with opened(tmp_path, remote) as engine, trio.open_nursery() as nursery:
+        system = engine.file_system
+        longest = 0
+
+        async def change(count: int) -> None:
+            nonlocal longest
+            for _ in range(count):
+                await system.room()
+                system.create(1, os.urandom(10).hex().encode(), 0o100644, ME)
+                longest = max(longest, engine.meta.database.wal_bytes())
+                await trio.lowlevel.checkpoint()
+
+        await change(3000)
+        nursery.start_soon(flush, engine)
+        await remote.asked.wait()  # the trees are built, a reader holds the WAL, and the remote takes nothing
+        with trio.fail_after(60):
+            await change(12_000)
+            while number := next(iter(system.names.entries(1, 0, 1)), None):
+                await system.keep_up()
+                system.unlink(1, number.name)
+                longest = max(longest, engine.meta.database.wal_bytes())
+                await trio.lowlevel.checkpoint()
+        assert longest < engine.settings.budget_bytes / 4
+        remote.gate.set()

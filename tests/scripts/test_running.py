@@ -195,7 +195,7 @@ def test_system_packages_that_cannot_be_installed_end_it_in_one_line(machine: Ma
 
 
 def test_a_failed_check_fails_the_run_although_the_tests_pass(machine: Machine) -> None:
-    for name in ("sshd", "ssh", "rsync", "setfattr"):
+    for name in ("sshd", "ssh", "rsync", "setfattr", "git", "gcc", "make"):
         machine.command(machine.path / name, "#!/bin/bash\n")
     machine.run(script="test")
     assert [call.split()[-1] for call in machine.installs()] == [f"{machine.checkout}[test]"]
