@@ -28,7 +28,7 @@ from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory
 from syncer.disk import allow_open_files, sync_file_system, tune_allocator
 from syncer.engine import Engine, Settings
-from syncer.errors import DataUnusable, FuseUnavailable, WrongRepository
+from syncer.errors import DataUnusable, DeadlinePassed, FuseUnavailable, WrongRepository
 from syncer.fs import device, fuse
 from syncer.meta.store import MetaStore
 from syncer.snapshots.repository import Membership, Wish, join
@@ -36,6 +36,9 @@ from syncer.snapshots.repository import Membership, Wish, join
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 
+TAKE_S = 10.0
+"""How long a clean end waits for written pages that the kernel still holds."""
+LOOK_S = 0.005
 PUT_DOWN_S = 10.0
 """How long a clean end may go on publishing; what is not on the remote by then waits in DATA."""
 
@@ -92,12 +95,12 @@ async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[
         request.data, request.config, take_over=request.take_over, read_only=request.read_only
     ) as opened:
         engine, membership = opened
-        service = _Service(request, engine)
-        _begin_session(request, engine)
+        service = _Service(request, engine, _begin_session(request, engine))
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(control.serve, lock.socket, service)
                 nursery.start_soon(service.watch_signals)
+                nursery.start_soon(service.end_when_asked)
                 nursery.start_soon(service.announce, on_ready, membership.read_only_reason or "")
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
@@ -112,45 +115,68 @@ async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[
         )
 
 
-def _begin_session(request: MountRequest, engine: Engine) -> None:
-    """Mount. Raises: FuseUnavailable."""
+def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
+    """Mount. Returns what tells whether the kernel has nothing more for us just now. Raises: FuseUnavailable."""
     options = {"default_permissions", f"fsname={mounts.mount_source(request.data)}", "subtype=syncer"}
     options.update(request.mount_options)
     if request.allow_other:
         options.add("allow_other")
     if engine.read_only:
         options.add("ro")
-    device.prepare(engine.file_system.settle)
+    waiter = device.prepare(engine.file_system.settle)
+    adapter = fuse.Adapter(engine.file_system, writeback=request.writeback)
     try:
-        adapter = fuse.Adapter(engine.file_system, writeback=request.writeback)
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:
         raise FuseUnavailable(
             f"the kernel refused to mount {request.mountpoint}: {error}",
             hint="see whether user_allow_other is set in /etc/fuse.conf, and /dev/fuse is yours to open",
         ) from error
+    return lambda: not adapter.writing and waiter.is_quiet()
 
 
 class _Service:
     """What the control socket may ask of a mount."""
 
-    def __init__(self, request: MountRequest, engine: Engine) -> None:
+    def __init__(self, request: MountRequest, engine: Engine, is_quiet: Callable[[], bool]) -> None:
+        """*is_quiet*: whether the kernel has nothing for us."""
         self._request = request
         self._engine = engine
-        self._stopping = False
+        self._is_quiet = is_quiet
+        self._stop = trio.Event()
 
     def status(self) -> Status:
         return status_of(self._engine, self._request.config, self._request.mountpoint)
 
     async def flush(self, progress: Callable[[Progress], None]) -> None:
-        # What the kernel still holds was written before, too: by mmap(2), or with the writeback cache by write(2).
-        await trio.to_thread.run_sync(sync_file_system, self._request.mountpoint, abandon_on_cancel=True)
+        with trio.move_on_after(self._engine.settings.network_deadline_s) as scope:
+            await self._take_written_pages()
+        if scope.cancelled_caught:
+            raise DeadlinePassed("the kernel holds written pages that could not be taken over in time")
         await self._engine.flush(lambda done, total: progress(Progress(done, total)))
 
+    async def _take_written_pages(self) -> None:
+        """Return when what the kernel alone knew to be written, by mmap(2) or in the writeback cache, is here.
+
+        syncfs(2) has the kernel send it, and does not wait for our answers (Linux 6.18); as one is taken the next
+        request is there, so when there is none all have been answered.
+        """
+        await trio.to_thread.run_sync(sync_file_system, self._request.mountpoint, abandon_on_cancel=True)
+        while not self._is_quiet():  # noqa: ASYNC110 - nobody is told when the kernel has nothing more
+            await trio.sleep(LOOK_S)
+
     def stop(self) -> None:
-        if not self._stopping:
-            self._stopping = True
-            pyfuse3.terminate()
+        self._stop.set()
+
+    async def end_when_asked(self) -> None:
+        """End the session, after the kernel has given what it holds: nobody else would take it."""
+        await self._stop.wait()
+        with trio.move_on_after(TAKE_S):
+            try:
+                await self._take_written_pages()
+            except OSError as error:
+                log.warning("the last written pages: %s", error)
+        pyfuse3.terminate()
 
     async def watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:

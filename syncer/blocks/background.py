@@ -24,15 +24,23 @@ def opened(path: Path, size: int) -> int | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    os.posix_fadvise(descriptor, 0, size, os.POSIX_FADV_WILLNEED)  # in one go, not a read-ahead window at a time
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(descriptor, 0, size, os.POSIX_FADV_WILLNEED)  # in one go, not a read-ahead window at a time
     return descriptor
 
 
 def verified(descriptor: int | None, block_id: BlockId, size: int) -> int | None:
-    """The descriptor, when the file has just the bytes of the block; otherwise None, and it is closed."""
+    """The descriptor, when the file has just the bytes of the block; otherwise None, and it is closed.
+
+    Raises: OSError: the disk does not give them; it is closed then, too.
+    """
     if descriptor is None:
         return None
-    data = os.pread(descriptor, size + 1, 0)
+    try:
+        data = os.pread(descriptor, size + 1, 0)
+    except OSError:
+        os.close(descriptor)
+        raise
     if len(data) == size and blake3(data).digest() == block_id:
         return descriptor
     os.close(descriptor)
@@ -40,14 +48,14 @@ def verified(descriptor: int | None, block_id: BlockId, size: int) -> int | None
 
 
 class _Job:
-    """A block to be read ahead: waiting, begun (by whoever set that first, with the lock held), done."""
+    """A block to be read ahead. Whoever finds it neither taken nor begun, with the lock held, may verify it."""
 
     def __init__(self, path: Path, block_id: BlockId, size: int) -> None:
         self.path = path
         self.block_id = block_id
         self.size = size
+        self.taken = False
         self.begun = False
-        self.unwanted = False
         self.descriptor: int | None = None
         self.done = threading.Event()
 
@@ -78,7 +86,7 @@ class Background:
                 self._read(*begun.popleft())
                 continue
             if isinstance(item, _Job):
-                if self._begin(item):
+                if not item.taken:
                     begun.append((item, _opened(item)))
             elif item is None:
                 ended = True
@@ -86,18 +94,18 @@ class Background:
                 start_writing(item)
                 os.close(item)
 
-    def _begin(self, job: _Job) -> bool:
-        with self._lock:
-            mine = not job.begun
-            job.begun = True
-        return mine
-
     def _read(self, job: _Job, opened: int | None) -> None:
+        with self._lock:
+            job.begun = not job.taken
+        if not job.begun:
+            if opened is not None:
+                os.close(opened)
+            return
         descriptor = None
         with contextlib.suppress(OSError):  # whoever needs the block meets the error again
             descriptor = verified(opened, job.block_id, job.size)
         with self._lock:
-            if job.unwanted and descriptor is not None:
+            if job.taken and descriptor is not None:
                 os.close(descriptor)
             else:
                 job.descriptor = descriptor
@@ -125,8 +133,10 @@ class Background:
         job = self._jobs.pop(number, None)
         if job is None:
             return None
-        if self._begin(job):
-            return None
+        with self._lock:
+            if not job.begun:
+                job.taken = True  # the caller is faster than what is queued before it
+                return None
         job.done.wait()
         return job.descriptor
 
@@ -136,7 +146,7 @@ class Background:
         if job is None:
             return
         with self._lock:
-            job.begun = job.unwanted = True
+            job.taken = True
             if job.descriptor is not None:
                 os.close(job.descriptor)
 

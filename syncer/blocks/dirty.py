@@ -4,6 +4,7 @@ Owned by the BlockStore. Which of their bytes count is in meta.db and the journa
 a file nothing refers to is deleted at the start, a tail that had become a block is moved into the cache.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,21 +51,27 @@ class DirtyFiles:
         Raises:
             OSError: ENOSPC and the like.
         """
+        if self.write_some(dirty, offset, data) < len(data):
+            raise OSError(errno.ENOSPC, "the disk became full half-way")
+
+    def write_some(self, dirty: int, offset: int, data: bytes | memoryview) -> int:
+        """Write *data*, or as much of it as the disk takes; returns how many bytes: not 0.
+
+        Raises:
+            OSError: ENOSPC and the like, when nothing was taken.
+        """
         descriptor = self._descriptor(dirty, os.O_CREAT)
         view = memoryview(data)
+        taken = 0
         try:
-            while view:
-                count = os.pwrite(descriptor, view, offset)
-                view, offset = view[count:], offset + count
+            while taken < len(view):
+                taken += os.pwrite(descriptor, view[taken:], offset + taken)
+        except OSError:
+            if not taken:
+                raise
         finally:
             self._account(dirty, _allocated(os.fstat(descriptor)))
-
-    def length(self, dirty: int) -> int:
-        """How long the file is, whatever of it counts; 0 when it does not exist."""
-        try:
-            return os.fstat(self._descriptor(dirty)).st_size
-        except (LocalDamage, OSError):
-            return 0
+        return taken
 
     def duplicate(self, dirty: int) -> int | None:
         """A descriptor of the file for the caller, who closes it; None when it is gone.
@@ -124,7 +131,7 @@ class DirtyFiles:
             self.forget(dirty)
             raise FileNotFoundError(self.path(dirty))
         descriptor = self._descriptor(dirty)
-        if os.fstat(descriptor).st_size != length:
+        if os.fstat(descriptor).st_size > length:  # never longer: zeros are not what a power cut has taken
             os.ftruncate(descriptor, length)
         del self._files[dirty]
         self.forget(dirty)

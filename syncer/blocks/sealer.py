@@ -18,7 +18,7 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.errors import LocalDamage, SyncerError
-from syncer.meta.extents import Extent
+from syncer.meta.extents import Extent, Piece
 from syncer.meta.inodes import Inode
 from syncer.values import BLOCK_MAX_BYTES, SMALL_BYTES, BlockId
 
@@ -246,11 +246,22 @@ class Sealer:
 
     def _finish(self, number: int, dirty: int, run: Sequence[Extent], cuts: Sequence[_Cut]) -> None:
         """Write the blocks down and record them; the bytes they came from are freed later. ATOMIC."""
-        pieces = [self._store.piece(number, cut.start, cut.block_id, cut.data) for cut in cuts]
+        pieces = self._pieces(number, cuts)
         begin, end = run[0].start, run[-1].end
         self._meta.extents.seal(number, dirty, begin, end, pieces, int(time.time()))
         self._store.settle(number)
         self._copied += [(dirty, extent) for extent in run]
+
+    def _pieces(self, number: int, cuts: Sequence[_Cut]) -> list[Piece]:
+        """Raises: OSError: then nothing of it is left."""
+        pieces: list[Piece] = []
+        try:
+            for cut in cuts:
+                pieces.append(self._store.piece(number, cut.start, cut.block_id, cut.data))
+        except BaseException:
+            self._store.discard(pieces)
+            raise
+        return pieces
 
     async def _free_copied(self, number: int) -> None:
         """Give back the room of what was copied into blocks of the inode, once the copies survive a power cut too."""
@@ -297,7 +308,7 @@ class Sealer:
         with self._store.budget.hold(end - begin):
             cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
         if self._meta.extents.find(number, begin, end) == group:  # ATOMIC from here: nobody wrote there meanwhile
-            pieces = [self._store.piece(number, cut.start, cut.block_id, cut.data) for cut in cuts]
+            pieces = self._pieces(number, cuts)
             self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
             self._store.settle(number)
 

@@ -5,7 +5,8 @@ Everything is synchronous on the event loop's thread unless it is `async`.
 """
 
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -40,15 +41,16 @@ class BlockStore:
 
     def _recover(self) -> None:
         for dirty, block_id, length in self.meta.blocks.settling():
-            self._settle(dirty, block_id, length)
+            self._settle(dirty, block_id, length, trusted=False)
         self.meta.commit()
         self.dirty.sweep(self.meta.extents.dirty_in_use())
         self.meta.extents.dropped.clear()
 
-    def _settle(self, dirty: int, block_id: BlockId, length: int, *, early: bool = False) -> None:
+    def _settle(self, dirty: int, block_id: BlockId, length: int, *, early: bool = False, trusted: bool = True) -> None:
         """Move a dirty file that is recorded as the copy of a block into the cache. May be done again.
 
-        *early* has its bytes written to the disk soon.
+        *early* has its bytes written to the disk soon. One that is not *trusted* is verified before it is read: after
+        a power cut it may not have the bytes that its record speaks of.
         """
         try:
             descriptor = self.dirty.release(dirty, length)
@@ -61,7 +63,10 @@ class BlockStore:
         assert block is not None
         if early:
             self._background.write_out(descriptor)
-        self.cache.keep_open(block.number, descriptor)
+        if trusted:
+            self.cache.keep_open(block.number, descriptor)
+        else:
+            os.close(descriptor)
 
     def settle(self, number: int) -> None:
         """Move every dirty file that became a block into the cache. They belong to the inode *number*."""
@@ -76,9 +81,23 @@ class BlockStore:
         self.share(number, block_id)
         if len(data) <= SMALL_BYTES:
             return start, len(data), block_id, bytes(data)
+        return start, len(data), block_id, self.new_dirty(data)
+
+    def new_dirty(self, data: bytes | memoryview) -> int:
+        """The number of a new dirty file with just *data*. Raises: OSError: then there is none."""
         dirty = self.meta.extents.new_dirty()
-        self.dirty.write(dirty, 0, data)
-        return start, len(data), block_id, dirty
+        try:
+            self.dirty.write(dirty, 0, data)
+        except BaseException:
+            self.dirty.delete(dirty)
+            raise
+        return dirty
+
+    def discard(self, pieces: Iterable[Piece]) -> None:
+        """Delete what `piece` has written and nobody has recorded."""
+        for _, _, _, held in pieces:
+            if isinstance(held, int):
+                self.dirty.delete(held)
 
     def share(self, number: int, block_id: BlockId) -> None:
         """The inode is about to name the block, which may be there already, on another inode's account."""

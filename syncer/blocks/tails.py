@@ -6,6 +6,7 @@ every byte is written once: the dirty file that ends at a cut *is* the block and
 the last append brought beyond the cut is written again. Synchronous, on the event loop's thread; ATOMIC per call.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Sequence
@@ -94,14 +95,14 @@ class Tails:
         offset = inode.size
         dirty = inode.tail or self._meta.extents.new_dirty()
         try:
-            self._store.dirty.write(dirty, offset - tail.start, view)
-        except OSError:
+            taken = self._store.dirty.write_some(dirty, offset - tail.start, view)
+            self._meta.extents.append(inode.number, dirty, tail.start, taken, now_ns)
+        except BaseException:
             self.forget(inode.number)
-            taken = self._store.dirty.length(dirty) - (offset - tail.start)
-            if taken > 0:
-                self._meta.extents.append(inode.number, dirty, tail.start, taken, now_ns)
             raise
-        self._meta.extents.append(inode.number, dirty, tail.start, len(view), now_ns)
+        if taken < len(view):
+            self.forget(inode.number)
+            raise OSError(errno.ENOSPC, "the disk became full half-way")
         self._appended = _Appended(inode.number, dirty, offset, view, events)
 
     def _state(self, inode: Inode) -> _Tail:
@@ -157,8 +158,26 @@ class Tails:
 
     def _cut(self, inode: Inode, tail: _Tail, appended: _Appended, events: Sequence[tuple[int, int]]) -> None:
         """End the tail at the first of *events*, make blocks up to the last, and begin a new tail with the rest."""
-        data, base = appended.data, appended.offset
         pieces: list[Piece] = []
+        try:
+            following, rest = self._pieces(inode, tail, appended, events, pieces)
+        except BaseException:
+            self._store.discard(piece for piece in pieces if piece[3] != appended.dirty)
+            raise
+        self._meta.extents.cut(inode.number, pieces, rest, following.start, int(time.time()))
+        self._store.settle(inode.number)
+        self._keep(inode.number, following)
+
+    def _pieces(
+        self,
+        inode: Inode,
+        tail: _Tail,
+        appended: _Appended,
+        events: Sequence[tuple[int, int]],
+        pieces: list[Piece],
+    ) -> tuple[_Tail, int]:
+        """Add the blocks to *pieces* as they are written; returns the tail after them and its dirty file, or 0."""
+        data, base = appended.data, appended.offset
         begin = tail.start
         in_hole = False
         for offset, kind in events:
@@ -174,12 +193,9 @@ class Tails:
         following.end, following.in_hole = inode.size, in_hole
         rest = 0
         if inode.size > begin and not in_hole:
-            rest = self._meta.extents.new_dirty()
-            self._store.dirty.write(rest, 0, data[begin - base :])
+            rest = self._store.new_dirty(data[begin - base :])
             following.hasher.update(data[begin - base :])
-        self._meta.extents.cut(inode.number, pieces, rest, begin, int(time.time()))
-        self._store.settle(inode.number)
-        self._keep(inode.number, following)
+        return following, rest
 
     def _first_piece(self, inode: Inode, tail: _Tail, appended: _Appended, end: int) -> Piece:
         """The block that ends at *end* and whose bytes are those of the tail's file."""

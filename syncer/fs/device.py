@@ -74,11 +74,11 @@ class Handshake:
     """
 
     def __init__(self, descriptor: int) -> None:
-        """*descriptor* is pyfuse3's; the kernel's request can be read."""
+        """*descriptor* is pyfuse3's; the kernel's request can be read. Raises: OSError: unmounted already."""
+        request = os.read(descriptor, _BUFFER_BYTES)
         self._descriptor = descriptor
         self._device = os.dup(descriptor)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = os.read(self._device, _BUFFER_BYTES)
         opcode = _REQUEST_HEADER.unpack_from(request)[1]
         flags = _INIT_REQUEST.unpack_from(request, _REQUEST_HEADER.size)[3] if opcode == _INIT else 0
         self._offered = bool(flags & _HANDLE_KILLPRIV_V2)
@@ -113,6 +113,10 @@ class Waiter:
         self._handshake: Handshake | None = None
         self._begun = False
 
+    def is_quiet(self) -> bool:
+        """Whether the kernel has no request for us."""
+        return self._begun and not self._poller.poll(0)
+
     async def wait_readable(self, descriptor: int) -> None:
         if not self._begun and not await self._begin(descriptor):
             return
@@ -134,26 +138,30 @@ class Waiter:
         """True once *descriptor* is the device, after the handshake."""
         if self._handshake is None:
             await trio.lowlevel.wait_readable(descriptor)
-            self._handshake = Handshake(descriptor)
-            return False
-        self._handshake.finish()
+            with contextlib.suppress(OSError):
+                self._handshake = Handshake(descriptor)
+                return False
+        else:
+            self._handshake.finish()
         self._poller.register(descriptor, select.POLLIN)
         self._begun = True
         return True
 
 
-def prepare(answered: Callable[[], None]) -> None:
+def prepare(answered: Callable[[], None]) -> Waiter:
     """Have pyfuse3 wait as said above, and call *answered* after each request that is done.
 
-    Before each `pyfuse3.init`.
+    Before each `pyfuse3.init`. Returns what waits from then on.
     """
+    waiter = Waiter()
     lowlevel = types.SimpleNamespace(**{name: getattr(trio.lowlevel, name) for name in dir(trio.lowlevel)})
-    lowlevel.wait_readable = Waiter().wait_readable
+    lowlevel.wait_readable = waiter.wait_readable
     names = {name: getattr(trio, name) for name in dir(trio) if not name.startswith("__")}
     stand_in: Any = types.SimpleNamespace(**names)
     stand_in.lowlevel = lowlevel
     stand_in.Lock = functools.partial(Turn, answered)
     pyfuse3.trio = stand_in  # type: ignore[attr-defined]
+    return waiter
 
 
 def raise_read_ahead(mountpoint: bytes, kilobytes: int = 1024) -> None:

@@ -116,7 +116,8 @@ class FileSystem:
     def _drop_privileges(self, inode: Inode, writer: Caller | None) -> bool:
         """Clear set-id bits and the file's capabilities, because *writer* changed the content, or (None) the owner did.
 
-        The kernel leaves this to us (see device.py). As in ext4, root's writes keep the set-id bits, a new owner
+        The kernel leaves this to us (device.py) when a file is truncated or given away. Before a write(2) it removes
+        capabilities itself and asks for the bits. As in ext4, root's writes keep the set-id bits, a new owner
         never does, and a set-group-id bit without execution by the group is a mark for locks and stays within the
         group. Returns whether anything was cleared.
         """
@@ -237,13 +238,7 @@ class FileSystem:
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         self.check_writable()
-        number = self.handles.get(handle).number
-        inode = self._meta.inodes.need(number)
-        if self._meta.inodes.xattrs(inode) and self._drop_privileges(inode, ROOT):
-            self.on_mode_changed(
-                inode.number
-            )  # set-id bits are gone by now: the kernel has asked for that, see setattr
-        return await self.io.write(number, offset, data)
+        return await self.io.write(self.handles.get(handle).number, offset, data)
 
     async def fsync(self, handle: int) -> None:
         await self.io.fsync(self.handles.get(handle).number)

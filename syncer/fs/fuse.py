@@ -74,6 +74,8 @@ class Adapter(pyfuse3.Operations):
         """*writeback* lets the kernel collect writes: what it holds is lost when this process dies."""
         super().__init__()
         self.enable_writeback_cache = writeback
+        self.writing = 0
+        """How many writes are being served."""
         self._fs = file_system
         file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 
@@ -256,7 +258,11 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._fs.write(fh, off, buf)
+        self.writing += 1
+        try:
+            return await self._fs.write(fh, off, buf)
+        finally:
+            self.writing -= 1
 
     async def flush(self, fh: int) -> None:
         raise FUSEError(errno.ENOSYS)  # nothing to do at close(2), and so the kernel never asks again

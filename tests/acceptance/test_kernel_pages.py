@@ -40,6 +40,27 @@ def test_a_flush_has_what_only_the_kernel_knew(options: tuple[str, ...]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--writeback",)])
+@pytest.mark.parametrize("end", ["umount", "SIGTERM"])
+def test_a_clean_end_takes_what_only_the_kernel_knew(end: str, options: tuple[str, ...]) -> None:
+    with place_for_a_mount() as place, Mount(place, f"{place}/blobs", 100) as mount:
+        mount.start(*options)
+        mapped, written = os.urandom(SIZE_BYTES), os.urandom(300_000)
+        _written_by_mmap(mount.path / "mapped", mapped)
+        with open(mount.path / "written", "wb", buffering=0) as file:
+            file.write(written)
+            if end == "umount":
+                mount.umount(wait=False)
+            else:
+                mount.stop()
+        mount.start()
+        assert (mount.path / "mapped").read_bytes() == mapped
+        assert (mount.path / "written").read_bytes() == written
+        mount.stop()
+        mount.finish()
+
+
+@pytest.mark.slow
 def test_with_the_writeback_cache_a_file_is_what_was_written_in_small_pieces_anywhere() -> None:
     with place_for_a_mount() as place, Mount(place, f"{place}/blobs", 100) as mount:
         mount.start("-o", "writeback")

@@ -116,6 +116,49 @@ async def test_a_disk_that_is_full_half_way_through_a_write_makes_it_a_short_one
             assert await engine.file_system.read(handle, offset, 1_000_000) == data[offset : offset + 1_000_000]
 
 
+async def test_bytes_of_a_write_that_failed_before_are_not_taken_for_this_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = create(engine, b"f")
+        await engine.file_system.write(handle, 0, os.urandom(100_000))
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            assert engine.meta.database.journal is not None
+            patch.setattr(engine.meta.database.journal, "append", full)
+            with pytest.raises(OSError, match="No space"):
+                await engine.file_system.write(handle, 100_000, b"A" * 50_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            with pytest.raises(OSError, match="No space"):
+                await engine.file_system.write(handle, 100_000, b"B" * 10_000)
+        assert engine.file_system.getattr(number).size == 100_000
+
+
+async def test_a_cut_that_fails_leaves_no_files_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, MemoryBackend(), budget_bytes=200_000_000) as engine:
+        number, handle = create(engine, b"f")
+        pwrite, left = os.pwrite, 3
+
+        def filling(descriptor: int, part: bytes | memoryview, offset: int) -> int:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return pwrite(descriptor, part, offset)
+
+        await engine.file_system.write(handle, 0, os.urandom(9_000_000))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", filling)
+            engine.file_system.settle()
+        engine.meta.commit()
+        kept = [path.name for path in (tmp_path / "dirty").iterdir()]
+        assert kept == [str(engine.meta.inodes.need(number).tail)]
+
+
 class SlowTrees(MemoryBackend):
     """A remote that takes the first objects, and after that no pack until `gate` is set."""
 

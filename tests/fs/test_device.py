@@ -46,6 +46,22 @@ async def test_the_answer_to_init_promises_what_the_kernel_has_offered(offered: 
         assert os.read(device.fileno(), 1 << 20) == b"the next request"
 
 
+async def test_an_unmount_before_the_handshake_is_left_to_pyfuse3() -> None:
+    device = os.open("/proc/self/mem", os.O_RDONLY)  # reading at 0 fails, as the device of a mount that is gone does
+
+    async def readable(descriptor: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trio.lowlevel, "wait_readable", readable)
+            await Waiter().wait_readable(device)
+        with pytest.raises(OSError, match="Input/output"):
+            os.read(device, 100)
+    finally:
+        os.close(device)
+
+
 async def test_an_unmount_during_the_handshake_is_left_to_the_next_request() -> None:
     kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with device:
