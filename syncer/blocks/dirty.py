@@ -22,6 +22,8 @@ class DirtyFiles:
         self._files: dict[int, int] = {}
         self._sizes = {number: _allocated(path.stat()) for number, path in self._listed()}
         self.total_bytes = sum(self._sizes.values())
+        self.promised: set[int] = set()
+        """Files that an fsync has covered: what becomes of them must be durable before it is done."""
 
     def _listed(self) -> list[tuple[int, Path]]:
         return [(int(path.name), path) for path in self._folder.iterdir() if path.name.isdigit()]
@@ -72,6 +74,13 @@ class DirtyFiles:
         finally:
             self._account(dirty, _allocated(os.fstat(descriptor)))
         return taken
+
+    def length(self, dirty: int) -> int | None:
+        """How long the file is, whatever of it counts; None when it does not exist."""
+        try:
+            return self.path(dirty).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def duplicate(self, dirty: int) -> int | None:
         """A descriptor of the file for the caller, who closes it; None when it is gone.
@@ -139,6 +148,7 @@ class DirtyFiles:
 
     def forget(self, dirty: int) -> None:
         """Stop accounting the file and close it."""
+        self.promised.discard(dirty)
         self.total_bytes -= self._sizes.pop(dirty, 0)
         descriptor = self._files.pop(dirty, None)
         if descriptor is not None:

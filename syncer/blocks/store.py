@@ -5,7 +5,9 @@ Everything is synchronous on the event loop's thread unless it is `async`.
 """
 
 import itertools
+import logging
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, BlockId, PackId
+
+log = logging.getLogger(__name__)
 
 EARLY_BYTES = 8 * 1024 * 1024
 """The blocks of a file that has grown to this go to the disk at once: it is likely to stay, and an fsync to come."""
@@ -43,8 +47,20 @@ class BlockStore:
         for dirty, block_id, length in self.meta.blocks.settling():
             self._settle(dirty, block_id, length, trusted=False)
         self.meta.commit()
+        self._shorten_tails()
         self.dirty.sweep(self.meta.extents.dirty_in_use())
         self.meta.extents.dropped.clear()
+
+    def _shorten_tails(self) -> None:
+        """After a power cut a tail may lack bytes that were recorded, never fsynced, and now are nowhere."""
+        for number in self.meta.inodes.unsealed():
+            inode = self.meta.inodes.need(number)
+            have = self.dirty.length(inode.tail) if inode.tail else None
+            if have is not None and have < inode.size - inode.tail_start:
+                lost = inode.size - inode.tail_start - have
+                log.warning("inode %d: its last %d bytes did not reach the disk before the power went", number, lost)
+                self.meta.extents.truncate(number, inode.tail_start + have, time.time_ns())
+        self.meta.commit()
 
     def _settle(self, dirty: int, block_id: BlockId, length: int, *, early: bool = False, trusted: bool = True) -> None:
         """Move a dirty file that is recorded as the copy of a block into the cache. May be done again.

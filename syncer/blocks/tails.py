@@ -164,9 +164,16 @@ class Tails:
         except BaseException:
             self._store.discard(piece for piece in pieces if piece[3] != appended.dirty)
             raise
-        self._meta.extents.cut(inode.number, pieces, rest, following.start, int(time.time()))
-        self._store.settle(inode.number)
+        self._record_cut(inode, pieces, rest, following.start)
         self._keep(inode.number, following)
+
+    def _record_cut(self, inode: Inode, pieces: list[Piece], rest: int, rest_start: int) -> None:
+        """The tail's file moves into the cache; when an fsync has promised its bytes, not before that is on record."""
+        promised = inode.tail in self._store.dirty.promised
+        self._meta.extents.cut(inode.number, pieces, rest, rest_start, int(time.time()))
+        if promised:
+            self._meta.database.sync()
+        self._store.settle(inode.number)
 
     def _pieces(
         self,
@@ -216,6 +223,5 @@ class Tails:
             found = BlockId(tail.hasher.digest())
             self._store.share(inode.number, found)
             piece = tail.start, inode.size - tail.start, found, inode.tail
-            self._meta.extents.cut(inode.number, [piece], 0, 0, int(time.time()))
-            self._store.settle(inode.number)
+            self._record_cut(inode, [piece], 0, 0)
         self.forget(inode.number)

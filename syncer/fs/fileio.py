@@ -278,6 +278,7 @@ class FileIO:
         dirty = set() if inode is None else {inode.tail, inode.overlay} - {0}
         if inode is not None and inode.content is None:
             dirty |= {-extent.source for extent in self._meta.extents.dirty_extents(number)}
+        self._store.dirty.promised |= dirty
         unsynced = self._store.unsynced(number)
         await self._durability.sync(dirty, [self._store.cache.path(block_id) for block_id in unsynced])
         self._store.synced(unsynced)

@@ -1,6 +1,7 @@
 """What must be on stable storage before something else happens: seen through the calls that make it so."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 from syncer.backends.memory import MemoryBackend
 from syncer.engine import Engine
 from syncer.meta.blocktable import CACHED_FILE
+from syncer.values import BlockId
 from tests.support.opened import create, flush, opened
 
 WRITE_BYTES = 131_072
@@ -111,6 +113,47 @@ async def test_fsync_covers_a_tail_that_becomes_a_block_meanwhile(
             patch.setattr(engine.durability, "_run", cut_first)
             await engine.file_system.fsync(handle)
         assert inode_below in synced
+
+
+async def test_a_tail_that_was_fsynced_moves_only_when_that_is_on_record(
+    tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may keep the move and lose its record: the bytes would be where nobody looks for them."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle = await write(engine, b"f", os.urandom(200_000))
+        await engine.file_system.fsync(handle)
+        tail = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
+        adopt = engine.store.cache.adopt
+
+        def watched(block_id: BlockId, path: Path) -> None:
+            flushes.seen.append("moved" if path == tail else "other")
+            adopt(block_id, path)
+
+        monkeypatch.setattr(engine.store.cache, "adopt", watched)
+        flushes.seen.clear()
+        for offset in range(200_000, 6_000_000, WRITE_BYTES):
+            await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+        assert flushes.seen[:2] == ["journal", "moved"]
+        assert "journal" not in flushes.seen[2:], "the blocks after it were promised to nobody"
+
+
+async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, remote = os.urandom(200_000), MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        number, handle = await write(engine, b"f", data)
+        await engine.file_system.fsync(handle)
+        await engine.file_system.write(handle, len(data), b"x" * 1000)
+        tail = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
+        shutil.copytree(tmp_path, f"{tmp_path}.cut")
+    os.truncate(Path(f"{tmp_path}.cut") / "dirty" / tail.name, len(data) + 10)
+    async with opened(Path(f"{tmp_path}.cut"), remote) as engine:
+        assert "its last 990 bytes" in caplog.text
+        handle = engine.file_system.open(number, os.O_RDWR)
+        assert await engine.file_system.read(handle, 0, 300_000) == data + b"x" * 10
+        await engine.file_system.write(handle, len(data) + 10, b"more")
+        await flush(engine)
 
 
 async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
