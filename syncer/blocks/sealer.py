@@ -5,6 +5,7 @@ cut in a thread, a batch at a time. Where a stretch of a file has become too fra
 """
 
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ class Sealer:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
-        self._copied: list[tuple[int, Extent]] = []
-        """Frozen dirty bytes, by file, that are in blocks as well: to be freed once those are durable."""
+        self._copied: list[tuple[int, int, Extent]] = []
+        """(inode, dirty file, extent) of frozen bytes that are in blocks too: to be freed once those are durable."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited now and then, so that meta.db can keep up."""
         for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:
@@ -170,7 +171,9 @@ class Sealer:
             for number in list(self._written):
                 if self._start(number, []) is not None:
                     for dirty, run in self._runs(number):
-                        self._finish(number, dirty, run, cut_stretch(run[0].start, self._store.dirty.read_frozen(run)))
+                        pieces = self._pieces(number, cut_stretch(run[0].start, self._store.dirty.read_frozen(run)))
+                        self._sync_now(pieces)
+                        self._record(number, dirty, run, pieces)
                 self._written.pop(number, None)
 
     async def _seal(self, number: int) -> None:
@@ -232,25 +235,48 @@ class Sealer:
         await self._store.budget.reserve(length, RESERVE_S, sealing=True)
         with self._store.budget.hold(length):
             try:
-                pieces = await trio.to_thread.run_sync(self._cut_run, run)
+                cuts = await trio.to_thread.run_sync(self._cut_run, run)
             except LocalDamage:
                 if self._meta.extents.is_dirty_in_use(dirty):
                     raise
                 return  # the file was truncated or deleted meanwhile, and its dirty bytes with it
-            self._finish(number, dirty, run, pieces)
-            await self._free_copied(number)
+            self._record(number, dirty, run, await self._durable_pieces(number, cuts))
+            await self._free_copied()
 
     def _cut_run(self, run: list[Extent]) -> list[_Cut]:
         """In a thread: read and cut a run."""
         return cut_stretch(run[0].start, self._store.dirty.read_frozen(run))
 
-    def _finish(self, number: int, dirty: int, run: Sequence[Extent], cuts: Sequence[_Cut]) -> None:
-        """Write the blocks down and record them; the bytes they came from are freed later. ATOMIC."""
-        pieces = self._pieces(number, cuts)
+    def _record(self, number: int, dirty: int, run: Sequence[Extent], pieces: Sequence[Piece]) -> None:
+        """Record durable blocks in place of the bytes they were made of, which are freed later. ATOMIC."""
         begin, end = run[0].start, run[-1].end
         self._meta.extents.seal(number, dirty, begin, end, pieces, int(time.time()))
         self._store.settle(number)
-        self._copied += [(dirty, extent) for extent in run]
+        self._copied += [(number, dirty, extent) for extent in run]
+
+    async def _durable_pieces(self, number: int, cuts: Sequence[_Cut]) -> list[Piece]:
+        """Write the blocks down; durably, because the record of them takes the place of bytes that may be durable.
+
+        Raises: OSError: then nothing of it is left.
+        """
+        pieces = self._pieces(number, cuts)
+        try:
+            if files := _files_of(pieces):
+                await self._durability.sync(dirty=files)
+        except BaseException:
+            self._store.discard(pieces)
+            raise
+        return pieces
+
+    def _sync_now(self, pieces: Sequence[Piece]) -> None:
+        """The same without an await. Raises: OSError."""
+        for dirty in _files_of(pieces):
+            descriptor = self._store.dirty.duplicate(dirty)
+            if descriptor is not None:
+                try:
+                    os.fdatasync(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def _pieces(self, number: int, cuts: Sequence[_Cut]) -> list[Piece]:
         """Raises: OSError: then nothing of it is left."""
@@ -263,13 +289,14 @@ class Sealer:
             raise
         return pieces
 
-    async def _free_copied(self, number: int) -> None:
-        """Give back the room of what was copied into blocks of the inode, once the copies survive a power cut too."""
+    async def _free_copied(self) -> None:
+        """Give back the room of what was copied into blocks, once these and their record survive a power cut too."""
         copied, self._copied = self._copied, []
-        unsynced = self._store.unsynced(number)
-        await self._durability.sync(files=[self._store.cache.path(block_id) for block_id in unsynced])
-        self._store.synced(unsynced)
-        for dirty, extent in copied:
+        for number in {number for number, _, _ in copied}:
+            unsynced = self._store.unsynced(number)
+            await self._durability.sync(files=[self._store.cache.path(block_id) for block_id in unsynced])
+            self._store.synced(unsynced)
+        for _, dirty, extent in copied:
             self._store.dirty.punch(dirty, extent.source_offset, extent.length)
         self._store.budget.changed()
 
@@ -307,10 +334,18 @@ class Sealer:
         await self._store.budget.reserve(end - begin, RESERVE_S, sealing=True)
         with self._store.budget.hold(end - begin):
             cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
-        if self._meta.extents.find(number, begin, end) == group:  # ATOMIC from here: nobody wrote there meanwhile
-            pieces = self._pieces(number, cuts)
-            self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
-            self._store.settle(number)
+            pieces = await self._durable_pieces(number, cuts)
+        if self._meta.extents.find(number, begin, end) != group:  # ATOMIC from here: nobody wrote there meanwhile
+            self._store.discard(pieces)
+            return
+        self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
+        self._meta.database.sync()  # the next commit deletes what they replace
+        self._store.settle(number)
+
+
+def _files_of(pieces: Sequence[Piece]) -> list[int]:
+    """The dirty files that hold pieces."""
+    return [held for _, _, _, held in pieces if isinstance(held, int)]
 
 
 def _batches(extent: Extent) -> Iterable[Extent]:
