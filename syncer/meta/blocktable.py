@@ -186,7 +186,7 @@ class BlockTable(Table):
     def add(self, block_id: BlockId, size: int, cached: int, data: bytes | memoryview | None, born_s: int) -> int:
         """The number of the block *block_id*, which is now cached the way *cached* says; made where it is new.
 
-        Part of a journaled operation. A block that is cached already keeps the copy it has.
+        Part of a journaled operation. A block that is cached already keeps the copy it has; it was used just now.
         """
         row = self.execute("SELECT number, cached, pack FROM blocks WHERE id = ?", (block_id,)).fetchone()
         if row is None:
@@ -198,6 +198,7 @@ class BlockTable(Table):
         else:
             number, pack = row[0], row[2]
             if row[1]:
+                self.execute("UPDATE blocks SET used = max(used, ?) WHERE number = ?", (born_s, number))
                 return int(number)
             self.execute("UPDATE blocks SET cached = ?, used = ? WHERE number = ?", (cached, born_s, number))
         if cached == CACHED_ROW:

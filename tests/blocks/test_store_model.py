@@ -256,6 +256,21 @@ async def test_a_block_that_the_remote_lacks_is_never_evicted(tmp_path: Path, au
         assert len(world.meta.blocks.evictable(100)) == len(blocks_of(world, number))
 
 
+async def test_bytes_written_again_are_among_the_last_to_go(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Whoever writes what some block has already, and reads it back, must not need the remote for it."""
+    async with store(tmp_path) as (world, _, _):
+        random_bytes = random.Random(4).randbytes
+        older, newer = random_bytes(BLOCK_MIN_BYTES), random_bytes(BLOCK_MIN_BYTES)
+        for name, data in ((b"older", older), (b"newer", newer)):
+            await write_file(world.engine, name, data)
+            await flush(world.engine)
+        world.meta.database.begin()
+        world.meta.blocks.execute("UPDATE blocks SET used = number")
+        again = await write_file(world.engine, b"again", older)
+        await world.engine.sealer.seal_everything()
+        assert [block.id for block in world.meta.blocks.evictable(100)][-1] == blocks_of(world, again)[0].id
+
+
 async def test_evicting_one_all_the_same_is_refused(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with store(tmp_path, delay_s=NEVER_S) as (world, _, _):
         number = await write_file(world.engine, b"file", random.Random(3).randbytes(900_000))
