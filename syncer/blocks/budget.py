@@ -24,6 +24,10 @@ budget full of what only sealing can shrink would be full for ever."""
 LOG_SHARE = 8
 """The WAL may hold this share of the budget. Then every change waits until it has started over, also one that frees."""
 EVICT_BATCH = 256
+AMPLE_BYTES = 16 * 1024 * 1024
+UNCHECKED_CALLS = 32
+UNCHECKED_BYTES = 128 * 1024
+"""While so much is free, so many calls for at most so much each are let through without adding everything up."""
 PAGE_BYTES = 4096
 
 
@@ -37,6 +41,7 @@ class Budget:
         self._metadata_bytes = meta.database.disk_bytes()
         self._wal_bytes = meta.database.wal_bytes()
         self._reusable_bytes = 0
+        self._unchecked = 0
         self._room = trio.Event()
         self.pinned: dict[int, int] = {}
         """Blocks somebody is about to read, by number, with how many want them: never evicted."""
@@ -49,6 +54,7 @@ class Budget:
 
     def measure(self) -> None:
         """Look at the size of meta.db, its WAL and the journal on the disk."""
+        self._unchecked = 0
         self._reusable_bytes = self._meta.database.free_pages() * PAGE_BYTES
         self._metadata_bytes = self._meta.database.disk_bytes()
         self._wal_bytes = self._meta.database.wal_bytes()
@@ -82,6 +88,7 @@ class Budget:
         With *rows*, room inside meta.db will do: the bytes are going to be a row there. *sealing* may take the room
         that is kept for it.
         """
+        self._unchecked = 0
         spare_bytes = (self._reusable_bytes if rows else 0) + (BATCH_BYTES if sealing else 0)
         while (missing := wanted_bytes - self._free() - spare_bytes) > 0:
             chosen = self._victims(missing)
@@ -156,8 +163,16 @@ class Budget:
             raise BudgetExhausted("the log of meta.db takes too much, and cannot be written back now")
 
     def fits(self, wanted_bytes: int) -> bool:
-        """Whether `reserve` would return at once without evicting anything."""
-        return not self._queue and self._free() >= wanted_bytes
+        """Whether `reserve` would return at once without evicting anything, and `log_shortened` too."""
+        if self._unchecked and wanted_bytes <= UNCHECKED_BYTES:
+            self._unchecked -= 1
+            return True
+        free = self._free()
+        if self._queue or self.is_log_long or free < wanted_bytes:
+            return False
+        if free > AMPLE_BYTES:
+            self._unchecked = UNCHECKED_CALLS
+        return True
 
     def changed(self) -> None:
         """Wake those who wait for room; called whenever something was freed or became evictable."""
@@ -168,6 +183,7 @@ class Budget:
     @contextlib.contextmanager
     def hold(self, amount_bytes: int) -> Iterator[None]:
         """Count *amount_bytes* as used while a download is under way."""
+        self._unchecked = 0
         self._held += amount_bytes
         try:
             yield

@@ -4,9 +4,10 @@ Owned by the BlockStore. Which of their bytes count is in meta.db and the journa
 a file nothing refers to is deleted at the start, a tail that had become a block is moved into the cache.
 """
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from syncer.disk import punch_hole
@@ -100,21 +101,25 @@ class DirtyFiles:
         """
         return _whole(os.pread(self._descriptor(dirty), length, offset), length, dirty)
 
-    def read_frozen(self, run: Sequence[Extent]) -> Iterator[bytes]:
-        """The bytes of extents in one dirty file that takes no more writes, a part at a time. Safe in a thread.
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[Callable[[Extent], bytes]]:
+        """Reads extents in dirty files that take no more writes. Safe in a thread. The reader raises: LocalDamage."""
+        files: dict[int, int] = {}
 
-        Raises: LocalDamage.
-        """
-        dirty = -run[0].source
+        def read(extent: Extent) -> bytes:
+            dirty = -extent.source
+            if dirty not in files:
+                try:
+                    files[dirty] = os.open(self.path(dirty), os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError as error:
+                    raise LocalDamage(f"dirty file {dirty} is gone") from error
+            return _whole(os.pread(files[dirty], extent.length, extent.source_offset), extent.length, dirty)
+
         try:
-            descriptor = os.open(self.path(dirty), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise LocalDamage(f"dirty file {dirty} is gone") from error
-        try:
-            for extent in run:
-                yield _whole(os.pread(descriptor, extent.length, extent.source_offset), extent.length, dirty)
+            yield read
         finally:
-            os.close(descriptor)
+            for descriptor in files.values():
+                os.close(descriptor)
 
     def punch(self, dirty: int, offset: int, length: int) -> None:
         """Give back the disk space of bytes that nothing refers to, if the file is still there.

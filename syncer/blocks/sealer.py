@@ -1,13 +1,14 @@
 """Turns dirty bytes into blocks once a file has been quiet for a while, or when somebody wants them on the remote.
 
 Small contents become rows and tails become files without being read again. Overlays and finished tails are read and
-cut in a thread, a batch at a time. Where a stretch of a file has become too fragmented it is cut anew.
+cut in a thread, a stretch at a time: where they hold many small ranges, together with what is between these. Where a
+stretch of a file has become too fragmented all the same it is cut anew.
 """
 
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 AT_ONCE = 64
 """So many small files are sealed before other tasks get their turn."""
 FRAGMENTS_PER_MIB = 16
+GAP_BYTES = 1024 * 1024 // FRAGMENTS_PER_MIB
+"""Dirty bytes no farther apart than this are cut together with what is between them, if that is here."""
 MARGIN_BYTES = 1024 * 1024
 """How far around fresh extents fragmentation is looked for."""
 RESERVE_S = 30.0
@@ -41,6 +44,22 @@ class _Cut:
     length: int
     block_id: BlockId
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """The blocks made of a stretch of a file, and what covered it when it was read."""
+
+    found: list[Extent]
+    pieces: list[Piece]
+
+    @property
+    def begin(self) -> int:
+        return self.found[0].start
+
+    @property
+    def end(self) -> int:
+        return self.found[-1].end
 
 
 def cut_stretch(start: int, parts: Iterable[bytes]) -> list[_Cut]:
@@ -97,8 +116,9 @@ class Sealer:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
-        self._copied: list[tuple[int, int, Extent]] = []
-        """(inode, dirty file, extent) of frozen bytes that are in blocks too: to be freed once those are durable."""
+        self._replaced_blocks = False
+        self._copied: list[tuple[int, Extent]] = []
+        """(inode, extent) of frozen bytes that are in blocks too: to be freed once those are durable."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited now and then, so that meta.db can keep up."""
         for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:
@@ -170,10 +190,12 @@ class Sealer:
         async with self._turn:
             for number in list(self._written):
                 if self._start(number, []) is not None:
-                    for dirty, run in self._runs(number):
-                        pieces = self._pieces(number, cut_stretch(run[0].start, self._store.dirty.read_frozen(run)))
-                        self._sync_now(pieces)
-                        self._record(number, dirty, run, pieces)
+                    for begin, end in self._stretches(number, gap_bytes=0):
+                        found = self._meta.extents.view(number, begin, end, frozen=True)
+                        copy = _Copy(found, self._pieces(number, self._cut_parts(found, [None] * len(found))))
+                        self._sync_now(copy.pieces)
+                        self._record(number, copy)
+                        self._store.settle(number)
                 self._written.pop(number, None)
 
     async def _seal(self, number: int) -> None:
@@ -185,9 +207,7 @@ class Sealer:
             if inode is not None and inode.content is not None:
                 await self._store.budget.reserve(len(inode.content), RESERVE_S, rows=True, sealing=True)
             if self._start(number, sealed) is not None:
-                for dirty, run in self._runs(number):
-                    await self._seal_run(number, dirty, run)
-                    sealed.append((run[0].start, run[-1].end))
+                sealed += await self._seal_stretches(number, self._stretches(number))
             for begin, end in sealed:
                 await self._mend_fragments(number, begin, end)
         except (SyncerError, OSError) as error:
@@ -215,58 +235,123 @@ class Sealer:
             self._meta.extents.retire_overlay(number)
         return inode
 
-    def _runs(self, number: int) -> list[tuple[int, list[Extent]]]:
-        """Adjoining extents in one frozen dirty file, up to a batch each: (dirty file, extents)."""
-        inode = self._meta.inodes.get(number)
-        runs: list[tuple[int, list[Extent]]] = []
-        for extent in self._meta.extents.dirty_extents(number):
-            if inode is not None and -extent.source == inode.overlay:
-                continue  # written since: the next round's
-            last = runs[-1][1] if runs else None
-            adjoins = last is not None and last[-1].end == extent.start and last[-1].source == extent.source
-            if last is not None and adjoins and extent.end - last[0].start <= BATCH_BYTES:
-                last.append(extent)
-                continue
-            runs.extend((-extent.source, [part]) for part in _batches(extent))
-        return runs
+    def _stretches(self, number: int, *, gap_bytes: int = GAP_BYTES) -> Iterator[tuple[int, int]]:
+        """(begin, end) of what is to be cut together: frozen dirty bytes, with what is between them where it is little.
 
-    async def _seal_run(self, number: int, dirty: int, run: list[Extent]) -> None:
-        length = run[-1].end - run[0].start
-        await self._store.budget.reserve(length, RESERVE_S, sealing=True)
-        with self._store.budget.hold(length):
-            try:
-                cuts = await trio.to_thread.run_sync(self._cut_run, run)
-            except LocalDamage:
-                if self._meta.extents.is_dirty_in_use(dirty):
-                    raise
-                return  # the file was truncated or deleted meanwhile, and its dirty bytes with it
-            self._record(number, dirty, run, await self._durable_pieces(number, cuts))
-            await self._free_copied()
-
-    def _cut_run(self, run: list[Extent]) -> list[_Cut]:
-        """In a thread: read and cut a run."""
-        return cut_stretch(run[0].start, self._store.dirty.read_frozen(run))
-
-    def _record(self, number: int, dirty: int, run: Sequence[Extent], pieces: Sequence[Piece]) -> None:
-        """Record durable blocks in place of the bytes they were made of, which are freed later. ATOMIC."""
-        begin, end = run[0].start, run[-1].end
-        self._meta.extents.seal(number, dirty, begin, end, pieces, int(time.time()))
-        self._store.settle(number)
-        self._copied += [(number, dirty, extent) for extent in run]
-
-    async def _durable_pieces(self, number: int, cuts: Sequence[_Cut]) -> list[Piece]:
-        """Write the blocks down; durably, because the record of them takes the place of bytes that may be durable.
-
-        Raises: OSError: then nothing of it is left.
+        Looks at the file as it goes, so that it may change between two of them.
         """
-        pieces = self._pieces(number, cuts)
+        extents = self._meta.extents
+        position = extents.next_frozen(number, 0)
+        while position is not None:
+            window_end = position + BATCH_BYTES
+            begin = end = position
+            for extent in extents.view(number, position, window_end, frozen=True):
+                if extent.source > 0:
+                    continue
+                if extent.start > end + gap_bytes:
+                    yield begin, end
+                    begin = extent.start
+                end = extent.end
+            yield begin, end
+            position = extents.next_frozen(number, window_end)
+
+    async def _seal_stretches(self, number: int, stretches: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Make blocks of stretches of the file as they are now, several stretches at a time. Returns the stretches."""
+        done: list[tuple[int, int]] = []
+        copies: list[_Copy] = []
+        total = 0
         try:
-            if files := _files_of(pieces):
-                await self._durability.sync(dirty=files)
-        except BaseException:
-            self._store.discard(pieces)
-            raise
-        return pieces
+            for begin, end in stretches:
+                done.append((begin, end))
+                if total + end - begin > BATCH_BYTES:
+                    await self._record_durably(number, copies)
+                    total = 0
+                await self._copy(number, begin, end, copies)
+                total += end - begin
+            await self._record_durably(number, copies)
+        finally:
+            for copy in copies:
+                self._store.discard(copy.pieces)
+        return done
+
+    async def _copy(self, number: int, begin: int, end: int, copies: list[_Copy]) -> None:
+        """Cut [begin, end) as it is now; if not all of it is here, what is dirty of it."""
+        found = self._meta.extents.view(number, begin, end, frozen=True)
+        if not found:
+            return
+        begin, end = found[0].start, found[-1].end
+        blocks = [extent.source for extent in found if extent.source > 0]
+        await self._store.budget.reserve(end - begin, RESERVE_S, sealing=True)
+        with self._store.budget.hold(end - begin), self._store.budget.pin(blocks):
+            parts = await self._here(found)
+            if parts is not None:
+                try:
+                    cuts = await trio.to_thread.run_sync(self._cut_parts, found, parts)
+                except LocalDamage:
+                    if self._meta.extents.view(number, begin, end, frozen=True) == found:
+                        raise
+                    return  # truncated or deleted meanwhile, and its dirty bytes with it
+                copies.append(_Copy(found, self._pieces(number, cuts)))
+        if parts is None:
+            for extent in found:
+                if extent.source < 0:
+                    await self._copy(number, extent.start, extent.end, copies)
+
+    async def _here(self, found: Sequence[Extent]) -> list[bytes | None] | None:
+        """The bytes of blocks, and None for what a dirty file holds; no list when a block is not in the cache."""
+        parts: list[bytes | None] = []
+        for extent in found:
+            data = None
+            if extent.source > 0:
+                await trio.lowlevel.checkpoint()
+                data = self._store.read(extent, 0, extent.length)
+                if data is None:
+                    return None
+            parts.append(data)
+        return parts
+
+    def _cut_parts(self, found: Sequence[Extent], parts: Sequence[bytes | None]) -> list[_Cut]:
+        """In a thread: read what is missing and cut it all. Between the extents are zeros. Raises: LocalDamage."""
+
+        def contiguous() -> Iterator[bytes]:
+            position = found[0].start
+            with self._store.dirty.frozen() as read:
+                for extent, part in zip(found, parts, strict=True):
+                    if extent.start > position:
+                        yield bytes(extent.start - position)
+                    yield read(extent) if part is None else part
+                    position = extent.end
+
+        return cut_stretch(found[0].start, contiguous())
+
+    async def _record_durably(self, number: int, copies: list[_Copy]) -> None:
+        """Record the blocks in place of what they were made of. *copies* is empty then.
+
+        They are durable before, because what they take the place of may be; and the record of it is before anything
+        is freed. A stretch that has changed is left: whoever changed it has noted it for the next round.
+
+        Raises: OSError.
+        """
+        if files := [held for copy in copies for held in _files_of(copy.pieces)]:
+            await self._durability.sync(dirty=files)
+        while copies:  # ATOMIC: to the end of the records
+            copy = copies.pop()
+            if self._meta.extents.view(number, copy.begin, copy.end, frozen=True) == copy.found:
+                self._record(number, copy)
+            else:
+                self._store.discard(copy.pieces)
+        if self._replaced_blocks:
+            self._meta.database.sync()  # the next commit deletes them
+            self._replaced_blocks = False
+        self._store.settle(number)
+        await self._free_copied()
+
+    def _record(self, number: int, copy: _Copy) -> None:
+        dirty = [extent for extent in copy.found if extent.source < 0]
+        newest = max((-extent.source for extent in dirty), default=0)
+        self._meta.extents.seal(number, copy.begin, copy.end, newest, copy.pieces, int(time.time()))
+        self._replaced_blocks = self._replaced_blocks or len(dirty) < len(copy.found)
+        self._copied += [(number, extent) for extent in dirty]
 
     def _sync_now(self, pieces: Sequence[Piece]) -> None:
         """The same without an await. Raises: OSError."""
@@ -292,12 +377,12 @@ class Sealer:
     async def _free_copied(self) -> None:
         """Give back the room of what was copied into blocks, once these and their record survive a power cut too."""
         copied, self._copied = self._copied, []
-        for number in {number for number, _, _ in copied}:
+        for number in {number for number, _ in copied}:
             unsynced = self._store.unsynced(number)
             await self._durability.sync(files=[self._store.cache.path(block_id) for block_id in unsynced])
             self._store.synced(unsynced)
-        for _, dirty, extent in copied:
-            self._store.dirty.punch(dirty, extent.source_offset, extent.length)
+        for _, extent in copied:
+            self._store.dirty.punch(-extent.source, extent.source_offset, extent.length)
         self._store.budget.changed()
 
     # --- cutting anew --------------------------------------------------------------------------------------------
@@ -312,7 +397,7 @@ class Sealer:
             position = group[-1].end
             length = position - group[0].start
             if len(group) > FRAGMENTS_PER_MIB * max(1, length // (1024 * 1024)):
-                await self._cut_anew(number, group)
+                await self._seal_stretches(number, [(group[0].start, position)])
 
     def _group(self, number: int, begin: int, end: int) -> list[Extent]:
         """The first sealed extents in [begin, end) that adjoin each other, of about two blocks at most."""
@@ -325,31 +410,7 @@ class Sealer:
             group.append(extent)
         return group
 
-    async def _cut_anew(self, number: int, group: list[Extent]) -> None:
-        parts = [self._store.read(extent, 0, extent.length) for extent in group]
-        here = [part for part in parts if part is not None]
-        if len(here) < len(group):
-            return
-        begin, end = group[0].start, group[-1].end
-        await self._store.budget.reserve(end - begin, RESERVE_S, sealing=True)
-        with self._store.budget.hold(end - begin):
-            cuts = await trio.to_thread.run_sync(cut_stretch, begin, here)
-            pieces = await self._durable_pieces(number, cuts)
-        if self._meta.extents.find(number, begin, end) != group:  # ATOMIC from here: nobody wrote there meanwhile
-            self._store.discard(pieces)
-            return
-        self._meta.extents.replace(number, begin, end - begin, pieces, int(time.time()))
-        self._meta.database.sync()  # the next commit deletes what they replace
-        self._store.settle(number)
-
 
 def _files_of(pieces: Sequence[Piece]) -> list[int]:
     """The dirty files that hold pieces."""
     return [held for _, _, _, held in pieces if isinstance(held, int)]
-
-
-def _batches(extent: Extent) -> Iterable[Extent]:
-    """The extent in parts of at most a batch."""
-    for offset in range(0, extent.length, BATCH_BYTES):
-        length = min(BATCH_BYTES, extent.length - offset)
-        yield Extent(extent.start + offset, length, extent.source, extent.source_offset + offset)

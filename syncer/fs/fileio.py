@@ -168,7 +168,8 @@ class FileIO:
             if offset >= FILE_MAX_BYTES:
                 raise OSError(errno.EFBIG, "file too large")
             data = memoryview(data)[: FILE_MAX_BYTES - offset]
-        await self.room(len(data), rows=offset + len(data) <= SMALL_BYTES)
+        if self._meta.database.is_commit_due() or not self._store.budget.fits(len(data)):
+            await self.room(len(data), rows=offset + len(data) <= SMALL_BYTES)
         inode = self._meta.inodes.need(number)
         size = inode.size
         try:
@@ -275,9 +276,7 @@ class FileIO:
         """Return when the file and its metadata would survive a power cut."""
         self._tails.settle()
         inode = self._meta.inodes.get(number)
-        dirty = set() if inode is None else {inode.tail, inode.overlay} - {0}
-        if inode is not None and inode.content is None:
-            dirty |= {-extent.source for extent in self._meta.extents.dirty_extents(number)}
+        dirty = set() if inode is None or inode.content is not None else self._meta.extents.dirty_files(inode)
         self._store.dirty.promised |= dirty
         unsynced = self._store.unsynced(number)
         await self._durability.sync(dirty, [self._store.cache.path(block_id) for block_id in unsynced])

@@ -136,7 +136,7 @@ class FileSystem:
 
     def state(self, inode: Inode) -> bytes:
         """`dirty` (has bytes in no block yet), `local` (all in blocks, some not on the remote) or `uploaded`."""
-        if inode.content is not None or inode.tail or self._meta.extents.dirty_extents(inode.number):
+        if inode.content is not None or self._meta.extents.dirty_files(inode):
             return b"dirty"
         return b"local" if self._meta.extents.has_pending(inode.number) else b"uploaded"
 

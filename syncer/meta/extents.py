@@ -3,18 +3,22 @@
 A regular file is in one of two forms:
 
 - **content**: all bytes are in `Inode.content` (at most SMALL_BYTES); no extents, no tail.
-- **extents**: [0, tail_start) is described by the extents table, [tail_start, size) is the tail when there is one.
+- **extents**: [0, tail_start) is described by the extents table, with the overlays laid over it; [tail_start, size) is
+  the tail when there is one.
 
 Every method journaled here is told by its caller which dirty file took the bytes *after* they were written there.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NewType
 
 from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, BlockTable
 from syncer.meta.database import Database, Table, journaled
 from syncer.meta.inodes import Inode, InodeTable
+from syncer.meta.overlays import REGION_BYTES, OverlayTable
 from syncer.values import SMALL_BYTES, BlockId
 
 DirtyNumber = NewType("DirtyNumber", int)
@@ -34,6 +38,10 @@ class Extent:
     def end(self) -> int:
         return self.start + self.length
 
+    def part(self, start: int, end: int) -> "Extent":
+        """[start, end) of the file, which it covers."""
+        return Extent(start, end - start, self.source, self.source_offset + start - self.start)
+
 
 Piece = tuple[int, int, BlockId, bytes | int]
 """A sealed piece of a file: (start, length, block id, where its bytes are: themselves, to be kept as a row, or the
@@ -41,10 +49,11 @@ number of the dirty file that holds just them and is to move into the cache)."""
 
 
 class ExtentTable(Table):
-    def __init__(self, database: Database, inodes: InodeTable, blocks: BlockTable) -> None:
+    def __init__(self, database: Database, inodes: InodeTable, blocks: BlockTable, overlays: OverlayTable) -> None:
         super().__init__(database)
         self._inodes = inodes
         self._blocks = blocks
+        self._overlays = overlays
         self._next_dirty = database.state_integer("next_dirty") or 1
         self._gone: list[tuple[DirtyNumber, int]] = []
         self.dropped: list[DirtyNumber] = []
@@ -61,6 +70,28 @@ class ExtentTable(Table):
 
     def find(self, number: int, start: int, end: int) -> list[Extent]:
         """The extents that overlap [start, end), in order. The tail is not among them."""
+        if not self._overlays.of(number):
+            return self._rows(number, start, end)
+        around = self.view(number, start - start % REGION_BYTES, end + -end % REGION_BYTES)
+        return [extent for extent in around if extent.start < end and extent.end > start]
+
+    def view(self, number: int, start: int, end: int, *, frozen: bool = False) -> list[Extent]:
+        """What covers [start, end), clipped to it, in order. *frozen*: without the overlay that takes writes."""
+        parts = [
+            extent.part(max(extent.start, start), min(extent.end, end)) for extent in self._rows(number, start, end)
+        ]
+        for dirty in self._frozen(number) if frozen else self._overlays.of(number):
+            ranges = self._overlays.ranges(dirty, start, end)
+            parts = _laid_over(parts, [Extent(low, high - low, -dirty, low) for low, high in ranges])
+        return parts
+
+    def _frozen(self, number: int) -> list[int]:
+        """The overlays of the inode that take no more writes, oldest first."""
+        inode = self._inodes.get(number)
+        return [dirty for dirty in self._overlays.of(number) if inode is None or dirty != inode.overlay]
+
+    def _rows(self, number: int, start: int, end: int) -> list[Extent]:
+        """The rows that overlap [start, end), in order."""
         rows = self.execute(
             "SELECT start, length, source, source_offset FROM extents WHERE inode = ?1 AND start < ?3 AND start >="
             " ifnull((SELECT start FROM extents WHERE inode = ?1 AND start <= ?2 ORDER BY start DESC LIMIT 1), 0)"
@@ -77,15 +108,27 @@ class ExtentTable(Table):
         return int(row[0]) if row else 0
 
     def dirty_inodes(self) -> list[int]:
-        """Inodes with extents in dirty files."""
-        return [row[0] for row in self.execute("SELECT DISTINCT inode FROM extents WHERE source < 0")]
+        """Inodes with bytes in dirty files other than a tail."""
+        rows = self.execute("SELECT DISTINCT inode FROM extents INDEXED BY extents_dirty WHERE source < 0")
+        return list({*(row[0] for row in rows), *self._overlays.inodes()})
 
-    def dirty_extents(self, number: int) -> list[Extent]:
+    def dirty_files(self, inode: Inode) -> set[int]:
+        """The dirty files that hold bytes of the inode."""
         rows = self.execute(
-            "SELECT start, length, source, source_offset FROM extents WHERE inode = ? AND source < 0 ORDER BY start",
-            (number,),
+            "SELECT DISTINCT -source FROM extents INDEXED BY extents_dirty WHERE inode = ? AND source < 0",
+            (inode.number,),
         )
-        return [Extent(*row) for row in rows]
+        return {*(row[0] for row in rows), inode.tail, *self._overlays.of(inode.number)} - {0}
+
+    def next_frozen(self, number: int, position: int) -> int | None:
+        """The first byte at or after *position* that is in a dirty file which takes no more writes."""
+        row = self.execute(
+            "SELECT max(start, ?2) FROM extents INDEXED BY extents_dirty WHERE inode = ?1 AND source < 0"
+            " AND start + length > ?2 ORDER BY start LIMIT 1",
+            (number, position),
+        ).fetchone()
+        found = [self._overlays.next_after(dirty, position) for dirty in self._frozen(number)]
+        return min((start for start in [*(row or ()), *found] if start is not None), default=None)
 
     def has_pending(self, number: int) -> bool:
         """Whether a block of the file is not on the remote."""
@@ -96,23 +139,20 @@ class ExtentTable(Table):
         ).fetchone()
         return row is not None
 
-    def is_dirty_in_use(self, dirty: int) -> bool:
-        """Whether an extent refers to the dirty file."""
-        return self.execute("SELECT 1 FROM extents WHERE source = ? LIMIT 1", (-dirty,)).fetchone() is not None
-
     def dirty_in_use(self) -> set[DirtyNumber]:
         """Every dirty file that something refers to. Complete only right after a commit."""
         rows = self.execute(
             "SELECT -source FROM extents WHERE source < 0 UNION SELECT tail FROM inodes WHERE tail > 0"
             " UNION SELECT overlay FROM inodes WHERE overlay > 0 UNION SELECT dirty FROM settling"
+            " UNION SELECT dirty FROM overlays"
         )
         return {row[0] for row in rows}
 
     # --- parts of journaled operations ---------------------------------------------------------------------------
 
     def _clear(self, number: int, start: int, end: int) -> None:
-        """Take [start, end) out of the extents, splitting those that reach over."""
-        for extent in self.find(number, start, end):
+        """Take [start, end) out of the rows, splitting those that reach over."""
+        for extent in self._rows(number, start, end):
             self.execute("DELETE FROM extents WHERE inode = ? AND start = ?", (number, extent.start))
             if extent.start < start:
                 self._insert(number, extent.start, start - extent.start, extent.source, extent.source_offset)
@@ -120,6 +160,12 @@ class ExtentTable(Table):
                 self._insert(number, end, extent.end - end, extent.source, extent.source_offset + end - extent.start)
             if extent.source < 0:
                 self._maybe_gone(-extent.source, number)
+
+    def _uncover(self, number: int, start: int, end: int, newest: int | None = None) -> None:
+        """Take [start, end) out of the overlays, those up to *newest*."""
+        for dirty in list(self._overlays.of(number)):
+            if (newest is None or dirty <= newest) and self._overlays.clear(dirty, start, end):
+                self._maybe_gone(dirty, number)
 
     def _insert(self, number: int, start: int, length: int, source: int, source_offset: int) -> None:
         self.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?)", (number, start, length, source, source_offset))
@@ -198,6 +244,7 @@ class ExtentTable(Table):
         """A small file of one block is about to be written again: *data* is its content from now on."""
         inode = self._inodes.need(number)
         self._clear(number, 0, inode.size)
+        self._uncover(number, 0, inode.size)
         inode.content = bytearray(data)
         inode.content_dirty = True
         inode.epoch += 1
@@ -261,36 +308,8 @@ class ExtentTable(Table):
             self._used_dirty(overlay)
             inode.overlay = overlay
         end = offset + length
-        covering = self.find(number, offset, end)
-        one = covering[0] if len(covering) == 1 else None
-        if one is None or one.start >= offset or one.end < end:
-            if one is None or one.source != -overlay or one.start > offset or one.end < end:
-                self._clear(number, offset, end)
-                self._join(number, offset, length, overlay)
-        elif one.source != -overlay:
-            self._split(number, one, offset, end)
-            self._insert(number, offset, length, -overlay, offset)
+        self._overlays.add(number, overlay, offset, end)
         self._written(inode, end, now_ns)
-
-    def _split(self, number: int, extent: Extent, start: int, end: int) -> None:
-        """Take [start, end) out of the inner part of an extent: `_clear` for the commonest case, in half the time."""
-        head = start - extent.start
-        self.execute("UPDATE extents SET length = ? WHERE inode = ? AND start = ?", (head, number, extent.start))
-        if extent.end > end:
-            offset = extent.source_offset + end - extent.start
-            self._insert(number, end, extent.end - end, extent.source, offset)
-        if extent.source < 0:
-            self._maybe_gone(-extent.source, number)
-
-    def _join(self, number: int, offset: int, length: int, overlay: int) -> None:
-        """Insert an overlay extent, joined to the neighbour before it where that is in the overlay too."""
-        grown = self.execute(
-            "UPDATE extents SET length = length + ?1 WHERE inode = ?2 AND source = ?3 AND start + length = ?4"
-            " AND start = (SELECT start FROM extents WHERE inode = ?2 AND start < ?4 ORDER BY start DESC LIMIT 1)",
-            (length, number, -overlay, offset),
-        )
-        if not grown.rowcount:
-            self._insert(number, offset, length, -overlay, offset)
 
     @journaled(48)
     def retire_overlay(self, number: int) -> None:
@@ -302,41 +321,16 @@ class ExtentTable(Table):
             self._inodes.touch(inode)
 
     @journaled(49)
-    def seal(self, number: int, dirty: int, begin: int, end: int, pieces: Sequence[Piece], now_s: int) -> None:
-        """[begin, end) of the file, as the dirty file has it, became blocks: replace what extents still refer to it.
+    def seal(self, number: int, start: int, end: int, newest: int, pieces: Sequence[Piece], now_s: int) -> None:
+        """What covers [start, end), overlays up to *newest* among it, became blocks; between them there are zeros.
 
-        What was written over since then stays. Between the pieces there were zeros, which need no extent.
+        The caller has made sure that it is still what was read to make them.
         """
-        inode = self._inodes.get(number)
-        for start, length, block_id, held in pieces:
-            still = [extent for extent in self.find(number, start, start + length) if extent.source == -dirty]
-            if not still:  # erased, cut off or written over meanwhile: a block that nothing names would stay for ever
-                if isinstance(held, int):
-                    self._used_dirty(held)
-                    self._maybe_gone(held, number)
-                continue
-            block = self._block(number, block_id, length, held, now_s)
-            for extent in still:
-                low, high = max(extent.start, start), min(extent.end, start + length)
-                self._clear(number, low, high)
-                self._insert(number, low, high - low, block, low - start)
-        if inode is None:
-            return
-        for extent in self.find(number, begin, end):
-            if extent.source == -dirty:
-                self._clear(number, max(extent.start, begin), min(extent.end, end))
-        self._maybe_gone(dirty, number)
-        inode.epoch += 1
-        self._inodes.touch(inode)
-
-    @journaled(50)
-    def replace(self, number: int, start: int, length: int, pieces: Sequence[Piece], now_s: int) -> None:
-        """The same bytes, cut differently. The caller has made sure that [start, start + length) did not change."""
         inode = self._inodes.need(number)
-        self._clear(number, start, start + length)
-        for piece_start, piece_length, block_id, held in pieces:
-            block = self._block(number, block_id, piece_length, held, now_s)
-            self._insert(number, piece_start, piece_length, block, 0)
+        self._clear(number, start, end)
+        self._uncover(number, start, end, newest)
+        for piece_start, length, block_id, held in pieces:
+            self._insert(number, piece_start, length, self._block(number, block_id, length, held, now_s), 0)
         inode.epoch += 1
         self._inodes.touch(inode)
 
@@ -357,6 +351,7 @@ class ExtentTable(Table):
             self._finish_tail(inode)
             if size < inode.size:
                 self._clear(number, size, max(inode.size, self.last_end(number)))
+                self._uncover(number, size, inode.size)
             if not size and inode.overlay:
                 self._maybe_gone(inode.overlay, number)
                 inode.overlay = 0
@@ -369,12 +364,9 @@ class ExtentTable(Table):
         inode = self._inodes.get(number)
         if inode is None:
             return
-        for dirty in (inode.tail, inode.overlay):
-            if dirty:
-                self._maybe_gone(dirty, number)
-        rows = self.execute("SELECT DISTINCT -source FROM extents WHERE inode = ? AND source < 0", (number,))
-        for row in rows.fetchall():
-            self._maybe_gone(row[0], number)
+        for dirty in self.dirty_files(inode) | {inode.overlay} - {0}:
+            self._maybe_gone(dirty, number)
+        self._uncover(number, 0, max(inode.size, 1))
         self.execute("DELETE FROM extents WHERE inode = ?", (number,))
         self._inodes.erase(inode)
 
@@ -390,12 +382,37 @@ class ExtentTable(Table):
             inode = self._inodes.get(number)
             if inode is not None and dirty in (inode.tail, inode.overlay):
                 continue
-            used = self.execute(
-                "SELECT 1 FROM extents WHERE source = ?1 UNION ALL SELECT 1 FROM settling WHERE dirty = ?2 LIMIT 1",
-                (-dirty, dirty),
-            ).fetchone()
-            if used is None:
+            used = (
+                self._overlays.has(dirty)
+                or self.execute(
+                    "SELECT 1 FROM extents INDEXED BY extents_dirty WHERE inode = ?1 AND source = -?2 AND source < 0"
+                    " UNION ALL SELECT 1 FROM settling WHERE dirty = ?2 LIMIT 1",
+                    (number, dirty),
+                ).fetchone()
+            )
+            if not used:
                 self.dropped.append(dirty)
 
     def forget_cached(self) -> None:
         self._gone.clear()
+
+
+def _laid_over(parts: list[Extent], top: list[Extent]) -> list[Extent]:
+    """The extents of *top* and what they leave of *parts*. Both are in order and without overlaps; so is the result."""
+    if not top:
+        return parts
+    result = list(top)
+    first = 0
+    for extent in parts:
+        position = extent.start
+        while first < len(top) and top[first].end <= position:
+            first += 1
+        for above in itertools.islice(top, first, None):
+            if above.start >= extent.end:
+                break
+            if above.start > position:
+                result.append(extent.part(position, above.start))
+            position = above.end
+        if position < extent.end:
+            result.append(extent.part(position, extent.end))
+    return sorted(result, key=attrgetter("start"))

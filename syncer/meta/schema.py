@@ -37,11 +37,16 @@ CREATE TABLE xattrs(inode INTEGER, name BLOB, value BLOB NOT NULL, PRIMARY KEY(i
 -- Contents up to SMALL_BYTES that are not sealed yet.
 CREATE TABLE contents(inode INTEGER PRIMARY KEY, data BLOB NOT NULL);
 
--- INVARIANT: the extents of an inode do not overlap. What none covers, and is not in the tail, is a hole.
+-- INVARIANT: the extents of an inode do not overlap. What neither they nor an overlay covers, nor the tail, is a hole.
 CREATE TABLE extents(
     inode INTEGER, start INTEGER, length INTEGER NOT NULL, source INTEGER NOT NULL, source_offset INTEGER NOT NULL,
     PRIMARY KEY(inode, start)) WITHOUT ROWID;
-CREATE INDEX extents_dirty ON extents(source) WHERE source < 0;
+CREATE INDEX extents_dirty ON extents(inode, start) WHERE source < 0;
+-- What an overlay holds of a region of its file, over the extents. bounds: begin and end of each range in turn, as an
+-- array of offsets in the region (msgpack). INVARIANT: of a region without a range there is no row.
+CREATE TABLE overlays(
+    dirty INTEGER, region INTEGER, inode INTEGER NOT NULL, bounds BLOB NOT NULL,
+    PRIMARY KEY(dirty, region)) WITHOUT ROWID;
 
 -- refs: extents that name the block. pack NULL: not on the remote. cached: 0 no, 1 as a file, 2 as a row of
 -- block_data. used: last use in seconds. born: when it was sealed, in seconds; the age in the upload queue.

@@ -12,6 +12,7 @@ from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database
 from syncer.meta.extents import ExtentTable
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
+from syncer.meta.overlays import OverlayTable
 from syncer.meta.snapshottable import SnapshotTable
 from syncer.values import PEER_SHIFT, ROOT_INODE, InodeNumber, PeerId
 
@@ -31,7 +32,8 @@ class MetaStore:
         self.inodes = self.database.add(InodeTable(self.database))
         self.names = self.database.add(NamespaceTable(self.database, self.inodes))
         self.blocks = self.database.add(BlockTable(self.database))
-        self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks))
+        self.overlays = self.database.add(OverlayTable(self.database))
+        self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks, self.overlays))
         self.snapshots = self.database.add(SnapshotTable(self.database, self.inodes, self.names))
         self.replayed = self.database.recover()
         self.peer = PeerId(self.database.state_integer("peer"))

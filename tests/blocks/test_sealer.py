@@ -1,13 +1,16 @@
 """Sealing while a file goes on being written: what comes in between is the next round's, and never forgotten."""
 
+import random
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
 from syncer.backends.memory import MemoryBackend
-from syncer.engine import Settings
-from tests.support.core_check import check_sealed
+from syncer.engine import Engine, Settings
+from syncer.values import ROOT_INODE
+from tests.support.core_check import check_engine, check_sealed
 from tests.support.core_world import NEVER_S, open_world, read_whole, threads_as_awaits, write_file
 
 SETTINGS = Settings(budget_bytes=200_000_000, snapshot_interval_s=NEVER_S, upload_delay_s=NEVER_S)
@@ -45,3 +48,70 @@ async def test_an_overlay_that_holds_nothing_any_more_goes_after_a_restart_too(
             await world.engine.sealer.seal_everything()
             check_sealed(world.meta)
             assert world.engine.store.dirty.total_bytes == 0
+
+
+@pytest.mark.parametrize("what", ["truncated", "truncated and grown", "erased", "written over", "written whole"])
+async def test_what_changes_while_it_is_being_sealed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, what: str
+) -> None:
+    """Sealing reads in a thread, and the file goes on changing meanwhile."""
+    chance = random.Random(5)
+    data = bytearray(chance.randbytes(600_000))
+    with threads_as_awaits():
+        async with open_world(tmp_path, MemoryBackend(), SETTINGS) as world:
+            engine = world.engine
+            number = await write_file(engine, b"file", bytes(data))
+            await engine.sealer.seal_everything()
+            await _edit(engine, data, [(1000, 5), (200_000, 150_000), (370_000, 10), (500_000, 10)])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.sealer.seal_quiet, 0.0)
+                for _ in range(6):
+                    await trio.lowlevel.checkpoint()
+                match what:
+                    case "truncated":
+                        engine.file_system.setattr(number, size=210_000)
+                        del data[210_000:]
+                    case "truncated and grown":
+                        engine.file_system.setattr(number, size=210_000)
+                        engine.file_system.setattr(number, size=600_000)
+                        data[210_000:] = bytes(390_000)
+                    case "erased":
+                        engine.file_system.unlink(ROOT_INODE, b"file")
+                    case "written over":
+                        await _edit(engine, data, [(230_000, 7), (370_003, 100)])
+                    case _:
+                        await _edit(engine, data, [(0, 600_000)])
+            if what != "erased":
+                assert await read_whole(engine, number) == data
+            await engine.sealer.seal_everything()
+            check_sealed(world.meta)
+            check_engine(engine, world.data, set())
+            if what != "erased":
+                assert await read_whole(engine, number) == data
+                await world.restart()
+                assert await read_whole(world.engine, number) == data
+
+
+async def _edit(engine: Engine, data: bytearray, places: list[tuple[int, int]]) -> None:
+    for offset, length in places:
+        written = random.Random(offset + length).randbytes(length)
+        data[offset : offset + length] = written
+        await write_file(engine, b"file", written, offset=offset)
+
+
+async def test_many_small_ranges_become_few_blocks_and_lone_ones_stay_small(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    data = bytearray(random.Random(6).randbytes(6_000_000))
+    with threads_as_awaits():
+        async with open_world(tmp_path, MemoryBackend(), SETTINGS) as world:
+            number = await write_file(world.engine, b"file", bytes(data))
+            await world.engine.sealer.seal_everything()
+            before = world.meta.blocks.newest()
+            dense = [(1_000_000 + 10_000 * index, 4096) for index in range(100)]
+            await _edit(world.engine, data, [*dense, (4_000_000, 4096), (5_000_000, 4096)])
+            await world.engine.sealer.seal_everything()
+            sizes = [world.meta.blocks.get(at).size for at in range(before + 1, world.meta.blocks.newest() + 1)]
+            assert sizes.count(4096) == 2
+            assert len(sizes) <= 2 + 4 and 990_000 < sum(sizes) < 1_010_000 + 3 * 4096
+            assert await read_whole(world.engine, number) == data

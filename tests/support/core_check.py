@@ -3,18 +3,21 @@
 Every function raises an AssertionError that names what does not fit.
 """
 
+import itertools
 import os
 import stat
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from blake3 import blake3
 
 from syncer.backends.memory import MemoryBackend
 from syncer.blocks.codec import open_sealed
 from syncer.blocks.pack import pack_key
 from syncer.meta.blocktable import CacheTotals, file_bytes
+from syncer.meta.overlays import REGION_BYTES
 from syncer.meta.store import MetaStore
 from syncer.values import ROOT_INODE, PackId
 
@@ -36,6 +39,7 @@ def check_tables(meta: MetaStore, in_use: set[int]) -> None:
     _check_names(meta, in_use)
     _check_forms(meta)
     _check_extents(meta)
+    _check_overlays(meta)
     _check_blocks(meta)
 
 
@@ -80,7 +84,7 @@ def _check_forms(meta: MetaStore) -> None:
         assert bool(content) == (number in contents), f"inode {number}: content {content}"
         if content or not stat.S_ISREG(mode):
             assert not (tail or overlay), f"inode {number} has a tail or an overlay"
-            assert not meta.extents.find(number, 0, 1 << 62), f"inode {number} has extents"
+            assert not meta.extents.find(number, 0, 1 << 62), f"inode {number} has extents or an overlay"
         if content:
             assert contents[number] == size, f"inode {number}: {contents[number]} bytes, size {size}"
         if tail:
@@ -102,6 +106,32 @@ def _check_extents(meta: MetaStore) -> None:
         if source > 0:
             assert offset + length <= blocks[source], f"{what}, the block has {blocks[source]} bytes"
         position, last = start + length, number
+
+
+def _overlay_ranges(meta: MetaStore) -> list[tuple[int, int, int, int]]:
+    """(overlay, inode, start, end) of all that overlays hold, from the table."""
+    found = []
+    for dirty, region, number, bounds in _rows(meta, "SELECT dirty, region, inode, bounds FROM overlays ORDER BY 1, 2"):
+        base, offsets = region * REGION_BYTES, msgspec.msgpack.decode(bounds, type=list[int])
+        assert offsets and not len(offsets) % 2, f"overlay {dirty}: region {region} has {offsets}"
+        assert all(low < high for low, high in itertools.pairwise(offsets)), f"overlay {dirty}: {offsets}"
+        assert offsets[0] >= 0 and offsets[-1] <= REGION_BYTES, f"overlay {dirty}: {offsets}"
+        found += [
+            (dirty, number, base + low, base + high) for low, high in zip(offsets[::2], offsets[1::2], strict=True)
+        ]
+    return found
+
+
+def _check_overlays(meta: MetaStore) -> None:
+    files = {row[0]: row[1:] for row in _rows(meta, "SELECT inode, size, tail, tail_start, overlay FROM inodes")}
+    held = set()
+    for dirty, number, start, end in _overlay_ranges(meta):
+        size, tail, tail_start, newest = files[number]
+        what = f"inode {number}: overlay {dirty} has [{start}, {end})"
+        assert end <= (tail_start if tail else size), f"{what}, size {size}, tail {tail} at {tail_start}"
+        assert not newest or dirty <= newest, f"{what}, but {newest} takes writes"
+        held.add((number, dirty))
+    assert held == {(number, dirty) for number in meta.overlays.inodes() for dirty in meta.overlays.of(number)}
 
 
 def _check_blocks(meta: MetaStore) -> None:
@@ -148,9 +178,8 @@ def check_disk(meta: MetaStore, data: Path) -> None:
         assert held is not None and len(held) == size and blake3(held).digest() == block_id, f"block {number}"
     dirty = {int(path.name): path.stat().st_size for path in (data / "dirty").iterdir()}
     assert set(dirty) == meta.extents.dirty_in_use(), f"dirty files {set(dirty)}, in use {meta.extents.dirty_in_use()}"
-    for source, end in _rows(
-        meta, "SELECT -source, max(source_offset + length) FROM extents WHERE source < 0 GROUP BY source"
-    ):
+    ends = _rows(meta, "SELECT -source, max(source_offset + length) FROM extents WHERE source < 0 GROUP BY source")
+    for source, end in [*ends, *((overlay, end) for overlay, _, _, end in _overlay_ranges(meta))]:
         assert dirty[source] >= end, f"dirty file {source} has {dirty[source]} of {end} bytes"
     for tail, length in _rows(meta, "SELECT tail, size - tail_start FROM inodes WHERE tail > 0"):
         assert dirty[tail] >= length, f"dirty file {tail} has {dirty[tail]} of {length} bytes of a tail"

@@ -198,35 +198,26 @@ class Moves:
             self._meta.extents.retire_overlay(inode.number)
 
     def seal(self, a: int, b: int) -> None:
-        """What a dirty file of the inode holds becomes blocks, some of it a hole; perhaps it is there no more."""
+        """What dirty files of the inode hold becomes blocks, some of it a hole; perhaps blocks around it too."""
         inode = self._file(a, content=False)
         if inode is None:
             return
-        found = [extent for extent in self._meta.extents.dirty_extents(inode.number) if -extent.source != inode.overlay]
+        found = self._meta.extents.view(inode.number, 0, 1 << 62, frozen=True)
         if not found:
             return
-        extent = found[b % len(found)]
-        half = max(1, extent.length // 2)
+        first = found[b % len(found)]
+        last = found[min(b % len(found) + b % 3, len(found) - 1)]
+        half = max(1, first.length // 2)
         small = b"s" * min(half, 100)
         large = self._meta.extents.new_dirty()
+        rest = first.start + half
         pieces: list[Piece] = [
-            (extent.start, len(small), self._block_id(("row", len(small))), small),
-            (extent.start + half, extent.length - half, self._block_id(("file", extent.length - half, b % 2)), large),
+            (first.start, len(small), self._block_id(("row", len(small))), small),
+            (rest, last.end - rest, self._block_id(("file", last.end - rest, b % 2)), large),
         ]
         taken = [piece for piece in pieces if piece[1]]
-        dirty = -extent.source if b % 5 else 999_999
-        self._meta.extents.seal(inode.number, dirty, extent.start, extent.end, taken, self._now)
-
-    def replace(self, a: int, b: int) -> None:
-        inode = self._file(a, content=False)
-        if inode is None:
-            return
-        extents = [extent for extent in self._meta.extents.find(inode.number, 0, 1 << 62) if extent.source > 0]
-        if extents:
-            extent = extents[b % len(extents)]
-            length = extent.length
-            piece = (extent.start, length, self._block_id(("anew", length)), self._meta.extents.new_dirty())
-            self._meta.extents.replace(inode.number, extent.start, length, [piece], self._now)
+        newest = max(-extent.source for extent in found if first.start <= extent.start <= last.start)
+        self._meta.extents.seal(inode.number, first.start, last.end, max(newest, 0), taken, self._now)
 
     def truncate(self, a: int, b: int) -> None:
         inode = self._file(a)
