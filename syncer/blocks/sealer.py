@@ -6,7 +6,6 @@ stretch of a file has become too fragmented all the same it is cut anew.
 """
 
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from syncer.blocks.cutter import DATA, HOLE, new_cutter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
+from syncer.disk import sync_paths
 from syncer.errors import LocalDamage, SyncerError
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.inodes import Inode
@@ -193,7 +193,8 @@ class Sealer:
                     for begin, end in self._stretches(number, gap_bytes=0):
                         found = self._meta.extents.view(number, begin, end, frozen=True)
                         copy = _Copy(found, self._pieces(number, self._cut_parts(found, [None] * len(found))))
-                        self._sync_now(copy.pieces)
+                        sync_paths([self._store.dirty.path(held) for held in _files_of(copy.pieces)])
+                        sync_paths(self._store.unsynced_files(copy.pieces))
                         self._record(number, copy)
                         self._store.settle(number)
                 self._written.pop(number, None)
@@ -332,8 +333,9 @@ class Sealer:
 
         Raises: OSError.
         """
-        if files := [held for copy in copies for held in _files_of(copy.pieces)]:
-            await self._durability.sync(dirty=files)
+        pieces = [piece for copy in copies for piece in copy.pieces]
+        if files := _files_of(pieces):
+            await self._durability.sync(dirty=files, files=self._store.unsynced_files(pieces))
         while copies:  # ATOMIC: to the end of the records
             copy = copies.pop()
             if self._meta.extents.view(number, copy.begin, copy.end, frozen=True) == copy.found:
@@ -352,16 +354,6 @@ class Sealer:
         self._meta.extents.seal(number, copy.begin, copy.end, newest, copy.pieces, int(time.time()))
         self._replaced_blocks = self._replaced_blocks or len(dirty) < len(copy.found)
         self._copied += [(number, extent) for extent in dirty]
-
-    def _sync_now(self, pieces: Sequence[Piece]) -> None:
-        """The same without an await. Raises: OSError."""
-        for dirty in _files_of(pieces):
-            descriptor = self._store.dirty.duplicate(dirty)
-            if descriptor is not None:
-                try:
-                    os.fdatasync(descriptor)
-                finally:
-                    os.close(descriptor)
 
     def _pieces(self, number: int, cuts: Sequence[_Cut]) -> list[Piece]:
         """Raises: OSError: then nothing of it is left."""

@@ -124,6 +124,10 @@ class BlockStore:
         """Blocks of the inode (of all) whose files may not survive a power cut. Sync them, then call `synced`."""
         return {block_id: users for block_id, users in self._unsynced.items() if number is None or number in users}
 
+    def unsynced_files(self, pieces: Iterable[Piece]) -> list[Path]:
+        """Of the blocks that *pieces* name: the files that are here, and may not survive a power cut."""
+        return [self.cache.path(piece[2]) for piece in pieces if piece[2] in self._unsynced]
+
     def synced(self, blocks: dict[BlockId, set[int]]) -> None:
         """The files have been synced since `unsynced` gave the blocks."""
         for block_id, users in blocks.items():

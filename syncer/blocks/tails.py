@@ -17,6 +17,7 @@ from blake3 import blake3
 from syncer.blocks.codec import block_id
 from syncer.blocks.cutter import DATA, HOLE, Cutter, new_cutter
 from syncer.blocks.store import BlockStore
+from syncer.disk import sync_paths
 from syncer.errors import LocalDamage
 from syncer.meta.extents import Piece
 from syncer.meta.inodes import Inode
@@ -167,6 +168,14 @@ class Tails:
         self._record_cut(inode, pieces, rest, following.start)
         self._keep(inode.number, following)
 
+    def _secure(self, inode: Inode, pieces: Sequence[Piece]) -> None:
+        """What an fsync has promised is not given up for the same bytes in a block that a power cut may take.
+
+        Raises: OSError.
+        """
+        if inode.tail in self._store.dirty.promised:
+            sync_paths(self._store.unsynced_files(pieces))
+
     def _record_cut(self, inode: Inode, pieces: list[Piece], rest: int, rest_start: int) -> None:
         """The tail's file moves into the cache; when an fsync has promised its bytes, not before that is on record."""
         promised = inode.tail in self._store.dirty.promised
@@ -198,6 +207,7 @@ class Tails:
             begin, in_hole = end, kind == HOLE
         following = _Tail(begin, tail.cutter)
         following.end, following.in_hole = inode.size, in_hole
+        self._secure(inode, pieces)
         rest = 0
         if inode.size > begin and not in_hole:
             rest = self._store.new_dirty(data[begin - base :])
@@ -223,5 +233,6 @@ class Tails:
             found = BlockId(tail.hasher.digest())
             self._store.share(inode.number, found)
             piece = tail.start, inode.size - tail.start, found, inode.tail
+            self._secure(inode, [piece])
             self._record_cut(inode, [piece], 0, 0)
         self.forget(inode.number)

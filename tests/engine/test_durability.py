@@ -53,7 +53,7 @@ def cache_files(engine: Engine, number: int) -> set[str]:
 
 
 async def test_fsync_of_a_copy_syncs_the_blocks_it_shares(tmp_path: Path, flushes: Flushes) -> None:
-    async with opened(tmp_path, MemoryBackend()) as engine:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         data = os.urandom(3_000_000)
         await write(engine, b"original", data)
         number, handle = await write(engine, b"copy", data)
@@ -73,7 +73,7 @@ async def test_fsync_during_a_checkpoint_does_not_rely_on_it(
         started.set()
         await go_on.wait()
 
-    async with opened(tmp_path, MemoryBackend()) as engine:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         number, handle = await write(engine, b"f", os.urandom(3_000_000))
         await engine.sealer.seal_quiet(0.0)
         async with trio.open_nursery() as nursery:
@@ -92,7 +92,7 @@ async def test_fsync_during_a_checkpoint_does_not_rely_on_it(
 async def test_fsync_covers_a_tail_that_becomes_a_block_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path, MemoryBackend()) as engine:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         number, handle = await write(engine, b"f", os.urandom(200_000))
         tail = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
         inode_below = tail.stat().st_ino
@@ -139,6 +139,40 @@ async def test_a_tail_that_was_fsynced_moves_only_when_that_is_on_record(
         assert "journal" not in flushes.seen[2:], "the blocks after it were promised to nobody"
 
 
+@pytest.mark.parametrize("form", ["tail", "overlay"])
+async def test_what_was_fsynced_is_not_given_up_for_a_copy_that_was_not(
+    tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Another file has the same bytes, in a block that a power cut may still take."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        data = os.urandom(200_000)
+        if form == "overlay":
+            number, handle = create(engine, b"f")
+            engine.file_system.setattr(number, size=len(data))
+            await engine.file_system.write(handle, 0, data)
+        else:
+            number, handle = await write(engine, b"f", data)
+        await engine.file_system.fsync(handle)
+        other, _ = await write(engine, b"other", data)
+        engine.tails.seal(engine.meta.inodes.need(other))
+        (block,) = cache_files(engine, other)
+        flushes.seen.clear()
+        recorded_after: list[list[str]] = []
+
+        def watched(record: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                recorded_after.append(list(flushes.seen))
+                record(*arguments)
+
+            return call
+
+        monkeypatch.setattr(engine.meta.extents, "cut", watched(engine.meta.extents.cut))
+        monkeypatch.setattr(engine.meta.extents, "seal", watched(engine.meta.extents.seal))
+        await engine.sealer.seal_quiet(0.0)
+        assert cache_files(engine, number) == {block}
+        assert [block in seen for seen in recorded_after] == [True]
+
+
 async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,7 +193,7 @@ async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
 
 
 async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path, MemoryBackend()) as engine:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         _, handle = await write(engine, b"f", os.urandom(3_000_000))
         await engine.sealer.seal_quiet(0.0)
 
@@ -175,7 +209,7 @@ async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_overwritten_bytes_are_freed_after_their_copies_are_durable(tmp_path: Path, flushes: Flushes) -> None:
-    async with opened(tmp_path, MemoryBackend()) as engine:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         number, handle = create(engine, b"image")
         engine.file_system.setattr(number, size=4_000_000)
         for offset in range(0, 2_000_000, WRITE_BYTES):
