@@ -117,8 +117,8 @@ class Sealer:
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
         self._replaced_blocks = False
-        self._copied: list[tuple[int, Extent]] = []
-        """(inode, extent) of frozen bytes that are in blocks too: to be freed once those are durable."""
+        self._copied: list[tuple[int, int, int, int]] = []
+        """(inode, dirty file, begin, end) of frozen bytes that are in blocks too: to be freed once those are durable."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited now and then, so that meta.db can keep up."""
         for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:
@@ -353,7 +353,9 @@ class Sealer:
         newest = max((-extent.source for extent in dirty), default=0)
         self._meta.extents.seal(number, copy.begin, copy.end, newest, copy.pieces, int(time.time()))
         self._replaced_blocks = self._replaced_blocks or len(dirty) < len(copy.found)
-        self._copied += [(number, extent) for extent in dirty]
+        for source in {extent.source for extent in dirty}:
+            places = [(part.source_offset, part.source_offset + part.length) for part in dirty if part.source == source]
+            self._copied.append((number, -source, places[0][0], places[-1][1]))  # what is between is in none of them
 
     def _pieces(self, number: int, cuts: Sequence[_Cut]) -> list[Piece]:
         """Raises: OSError: then nothing of it is left."""
@@ -369,12 +371,12 @@ class Sealer:
     async def _free_copied(self) -> None:
         """Give back the room of what was copied into blocks, once these and their record survive a power cut too."""
         copied, self._copied = self._copied, []
-        for number in {number for number, _ in copied}:
+        for number in {number for number, _, _, _ in copied}:
             unsynced = self._store.unsynced(number)
             await self._durability.sync(files=[self._store.cache.path(block_id) for block_id in unsynced])
             self._store.synced(unsynced)
-        for _, extent in copied:
-            self._store.dirty.punch(-extent.source, extent.source_offset, extent.length)
+        for _, dirty, begin, end in copied:
+            self._store.dirty.punch(dirty, begin, end - begin)
         self._store.budget.changed()
 
     # --- cutting anew --------------------------------------------------------------------------------------------
