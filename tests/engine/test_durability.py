@@ -40,6 +40,12 @@ def flushes(monkeypatch: pytest.MonkeyPatch) -> Flushes:
     return Flushes(monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def no_checkpoint_comes_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one there is nothing left to sync."""
+    monkeypatch.setattr("syncer.engine.CHECKPOINT_S", 1e9)
+
+
 async def write(engine: Engine, name: bytes, data: bytes) -> tuple[int, int]:
     number, handle = create(engine, name)
     for offset in range(0, len(data), WRITE_BYTES):
