@@ -1,6 +1,7 @@
 """What must be on stable storage before something else happens: seen through the calls that make it so."""
 
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,19 @@ def flushes(monkeypatch: pytest.MonkeyPatch) -> Flushes:
     return Flushes(monkeypatch)
 
 
+_chance = random.Random(1)
+
+
+def random_bytes(length: int) -> bytes:
+    """The same in every run, so that they are cut in the same places: a short last block is synced at once."""
+    return _chance.randbytes(length)
+
+
+@pytest.fixture(autouse=True)
+def the_same_bytes_in_every_run() -> None:
+    _chance.seed(1)
+
+
 @pytest.fixture(autouse=True)
 def no_checkpoint_comes_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """After one there is nothing left to sync."""
@@ -60,7 +74,7 @@ def cache_files(engine: Engine, number: int) -> set[str]:
 
 async def test_fsync_of_a_copy_syncs_the_blocks_it_shares(tmp_path: Path, flushes: Flushes) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        data = os.urandom(3_000_000)
+        data = random_bytes(3_000_000)
         await write(engine, b"original", data)
         number, handle = await write(engine, b"copy", data)
         await engine.sealer.seal_quiet(0.0)
@@ -80,7 +94,7 @@ async def test_fsync_during_a_checkpoint_does_not_rely_on_it(
         await go_on.wait()
 
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        number, handle = await write(engine, b"f", os.urandom(3_000_000))
+        number, handle = await write(engine, b"f", random_bytes(3_000_000))
         await engine.sealer.seal_quiet(0.0)
         async with trio.open_nursery() as nursery:
             with monkeypatch.context() as patch:
@@ -99,7 +113,7 @@ async def test_fsync_covers_a_tail_that_becomes_a_block_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        number, handle = await write(engine, b"f", os.urandom(200_000))
+        number, handle = await write(engine, b"f", random_bytes(200_000))
         tail = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
         inode_below = tail.stat().st_ino
         synced: list[int] = []
@@ -128,7 +142,7 @@ async def test_a_tail_that_was_fsynced_moves_only_when_that_is_on_record(
 ) -> None:
     """A power cut may keep the move and lose its record: the bytes would be where nobody looks for them."""
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        number, handle = await write(engine, b"f", os.urandom(200_000))
+        number, handle = await write(engine, b"f", random_bytes(200_000))
         await engine.file_system.fsync(handle)
         tail = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
         adopt = engine.store.cache.adopt
@@ -140,7 +154,7 @@ async def test_a_tail_that_was_fsynced_moves_only_when_that_is_on_record(
         monkeypatch.setattr(engine.store.cache, "adopt", watched)
         flushes.seen.clear()
         for offset in range(200_000, 6_000_000, WRITE_BYTES):
-            await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+            await engine.file_system.write(handle, offset, random_bytes(WRITE_BYTES))
         assert flushes.seen[:2] == ["journal", "moved"]
         assert "journal" not in flushes.seen[2:], "the blocks after it were promised to nobody"
 
@@ -151,7 +165,7 @@ async def test_what_was_fsynced_is_not_given_up_for_a_copy_that_was_not(
 ) -> None:
     """Another file has the same bytes, in a block that a power cut may still take."""
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        data = os.urandom(200_000)
+        data = random_bytes(200_000)
         if form == "overlay":
             number, handle = create(engine, b"f")
             engine.file_system.setattr(number, size=len(data))
@@ -182,7 +196,7 @@ async def test_what_was_fsynced_is_not_given_up_for_a_copy_that_was_not(
 async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data, remote = os.urandom(200_000), MemoryBackend()
+    data, remote = random_bytes(200_000), MemoryBackend()
     async with opened(tmp_path, remote) as engine:
         number, handle = await write(engine, b"f", data)
         await engine.file_system.fsync(handle)
@@ -200,7 +214,7 @@ async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
 
 async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        _, handle = await write(engine, b"f", os.urandom(3_000_000))
+        _, handle = await write(engine, b"f", random_bytes(3_000_000))
         await engine.sealer.seal_quiet(0.0)
 
         def broken(descriptor: int) -> None:
@@ -219,7 +233,7 @@ async def test_overwritten_bytes_are_freed_after_their_copies_are_durable(tmp_pa
         number, handle = create(engine, b"image")
         engine.file_system.setattr(number, size=4_000_000)
         for offset in range(0, 2_000_000, WRITE_BYTES):
-            await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+            await engine.file_system.write(handle, offset, random_bytes(WRITE_BYTES))
         overlay = engine.meta.inodes.need(number).overlay
         at_punch: list[list[str]] = []
         punch = engine.store.dirty.punch
@@ -243,10 +257,10 @@ async def test_blocks_take_the_place_of_dirty_bytes_and_of_blocks_once_they_are_
 ) -> None:
     """Another program's fsync may put the record on the disk at any moment after."""
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        _, handle = await write(engine, b"image", os.urandom(2_500_000))
+        _, handle = await write(engine, b"image", random_bytes(2_500_000))
         await engine.sealer.seal_quiet(0.0)
         for index in range(fragments):
-            data = os.urandom(1_000_000 // fragments)
+            data = random_bytes(1_000_000 // fragments)
             await engine.file_system.write(handle, index * 2_000_000 // fragments, data)
         extents, recorded = engine.meta.extents, []
 
@@ -268,7 +282,7 @@ async def test_nothing_is_evicted_before_it_is_durably_known_where_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, MemoryBackend()) as engine:
-        number, _ = await write(engine, b"f", os.urandom(3_000_000))
+        number, _ = await write(engine, b"f", random_bytes(3_000_000))
         evicted: list[bool] = []
         sync = engine.durability.sync
 
