@@ -17,7 +17,7 @@ from scripts.benchmark.passthrough import Passthrough
 from scripts.benchmark.peers import JuiceFs, Rclone, S3fs, Sshfs
 from scripts.benchmark.results import Report, Table
 from scripts.benchmark.rows import FULL, QUICK, table_rows
-from scripts.benchmark.sections import cold_remote, concurrent, copy_in, cutter, first_byte, insert, uploading
+from scripts.benchmark.sections import cold_remote, concurrent, copy_in, cutter, first_byte, insert, scale, uploading
 from scripts.benchmark.settings import Settings
 from scripts.benchmark.syncer_mount import Syncer
 from scripts.benchmark.systems import PlainDirectory, System
@@ -32,9 +32,10 @@ SECTIONS: dict[str, Callable[[Settings], Table]] = {
     cold_remote.KEY: cold_remote.measure,
     concurrent.KEY: concurrent.measure,
     uploading.KEY: uploading.measure,
+    scale.KEY: scale.measure,
     cutter.KEY: cutter.measure,
 }
-OF_SYNCER = (first_byte.KEY, cold_remote.KEY, uploading.KEY)
+OF_SYNCER = (first_byte.KEY, cold_remote.KEY, uploading.KEY, scale.KEY)
 """Sections that make no sense without syncer."""
 WORKLOADS = tuple(row.key for row in table_rows(FULL))
 
@@ -106,6 +107,7 @@ def command(
       cold-remote  a large evicted file against sshfs and boto3
       concurrent   eight processes against one
       uploading    local reads and look-ups while uploading
+      scale        a thousand files against a million, a huge directory, a huge file
       cutter       the C extension alone
 
     \b

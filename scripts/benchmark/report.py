@@ -83,11 +83,10 @@ def _verdicts(report: Report, verdicts: list[Verdict]) -> str:
         prefix = "" if requirement.table == "table" else f"{table.title}: "
         whose = "" if requirement.column == "syncer" else f" ({column.title if column else requirement.column})"
         sign = "≤" if verdict.at_most else "≥"
+        limit = f"{requirement.limit:.4g}" if requirement.limit < 10_000 else f"{requirement.limit:.0f}"
         reached = NOT_MEASURED if verdict.ratio is None else figure(verdict.ratio)
         against = _against(table, verdict)
-        lines.append(
-            f"| {prefix}{what}{whose} | {against} | {sign} {requirement.limit:.4g} | {reached} | {_mark(verdict)} |"
-        )
+        lines.append(f"| {prefix}{what}{whose} | {against} | {sign} {limit} | {reached} | {_mark(verdict)} |")
     met = sum(verdict.passed is True for verdict in verdicts)
     missed = sum(verdict.passed is False for verdict in verdicts)
     lines += ["", f"{met} met, {missed} missed, {len(verdicts) - met - missed} not measured."]

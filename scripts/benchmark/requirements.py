@@ -1,5 +1,6 @@
 """What syncer must reach: figures against the best of some peers, against the C passthrough, or against a number."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scripts.benchmark.results import Cell, Report
@@ -39,6 +40,19 @@ class Verdict:
             return False if self.failed else None
         limit = self.requirement.limit
         return self.ratio <= limit if self.at_most else self.ratio >= limit
+
+
+def _of_scale() -> Iterator[Requirement]:
+    """What the largest collection must reach, alone or against a thousandth of it or a hundredth."""
+    for row, limit in (("mount", 1.0), ("find", 50_000), ("memory", 300e6 / 2**20), ("meta", 600), ("open", 1.0)):
+        yield Requirement(table="scale", column="whole", row=row, limit=limit)
+    yield Requirement(table="scale", column="whole", row="stat", limit=1.25, against=("1/1000",))
+    for row in ("list", "create", "rename", "unlink"):  # a directory of 100,000 against one of 1,000
+        yield Requirement(table="scale", column="whole", row=row, limit=0.8, against=("1/100",))
+    for row in ("read-random", "read", "write"):
+        yield Requirement(table="scale", column="whole", row=row, limit=0.8, against=("1/1000",))
+    for row in ("status", "state", "publish-file", "publish-name", "publish-write", "publish-beside"):
+        yield Requirement(table="scale", column="whole", row=row, limit=2.0, against=("1/1000",))
 
 
 def _against_peers_and_c(row: str, peers: float, c: float | None) -> tuple[Requirement, ...]:
@@ -86,6 +100,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
             Requirement(table="uploading", row="stat-busy", limit=5.0, column=remote),
         )
     ),
+    *_of_scale(),
     Requirement(table="cutter", row="random", limit=1.5, column="native"),
 )
 

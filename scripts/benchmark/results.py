@@ -24,10 +24,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a table compares: a system, a way of using it, or a remote."""
+    """What a table compares: a system, a way of using it, a remote; or sizes, where `size` says how large each is."""
 
     key: str
     title: str
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -95,7 +96,9 @@ def _table_document(table: Table) -> dict[str, object]:
             {"key": row.key, "title": row.title, "unit": row.unit, "less_is_better": row.less_is_better}
             for row in table.rows.values()
         ],
-        "columns": [{"key": column.key, "title": column.title} for column in table.columns.values()],
+        "columns": [
+            {"key": column.key, "title": column.title, "size": column.size} for column in table.columns.values()
+        ],
         "cells": [
             {
                 "row": row,

@@ -59,7 +59,11 @@ class WorkloadRow(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much every measurement moves. `name` tells in the report which set it was, `rest_s` is how long loops run."""
+    """How much every measurement moves.
+
+    `name` tells in the report which set it was, `rest_s` is how long loops run, `scale` how many files each collection
+    has.
+    """
 
     name: str
     large_bytes: int
@@ -73,6 +77,7 @@ class Sizes:
     first_files: int
     uploading_bytes: int
     rest_s: float
+    scale: tuple[int, ...]
     budget_megabytes: int
 
 
@@ -89,6 +94,7 @@ FULL = Sizes(
     first_files=20,
     uploading_bytes=512 * MEBIBYTE,
     rest_s=5.0,
+    scale=(1_000, 10_000, 100_000, 1_000_000),
     budget_megabytes=8000,
 )
 QUICK = Sizes(
@@ -104,6 +110,7 @@ QUICK = Sizes(
     first_files=5,
     uploading_bytes=64 * MEBIBYTE,
     rest_s=0.5,
+    scale=(100, 1_000, 10_000),
     budget_megabytes=1000,
 )
 

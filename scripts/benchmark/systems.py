@@ -27,12 +27,14 @@ class Mount:
     Attributes:
         path: where it is.
         upload: returns when everything written is where the system keeps it for good.
+        pid: of the process that serves it, where it has one; 0 else.
         peak_bytes: after the end, the most resident memory its processes had, together.
     """
 
     def __init__(self, path: Path, upload: Callable[[], None] = lambda: None) -> None:
         self.path = path
         self.upload = upload
+        self.pid = 0
         self.peak_bytes = 0
 
     def settle(self) -> None:
@@ -119,6 +121,7 @@ def running(
             stderr=output,
             start_new_session=True,
         )
+    mount.pid = process.pid
     try:
         wait_until(lambda: process.poll() is not None or _serves(mount.path), f"{command[0]} mounts", MOUNT_S)
         if process.poll() is not None:
@@ -143,6 +146,15 @@ def mountpoints() -> list[Path]:
 
 def peak_bytes(pid: int) -> int:
     """The most resident memory that the process *pid* and all below it had, each at its own peak."""
+    return _memory_bytes(pid, "VmHWM:")
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident memory of the process *pid* and all below it now."""
+    return _memory_bytes(pid, "VmRSS:")
+
+
+def _memory_bytes(pid: int, field: str) -> int:
     total = 0
     todo = [pid]
     while todo:
@@ -150,8 +162,14 @@ def peak_bytes(pid: int) -> int:
         with contextlib.suppress(OSError):  # it has just ended
             todo += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
             status = Path(f"/proc/{one}/status").read_text()
-            total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+            total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
     return total
+
+
+def processor_s(pid: int) -> float:
+    """How long the process *pid* has had the processor, in steps of a hundredth of a second (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def program(name: str) -> str | None:

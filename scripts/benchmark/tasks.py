@@ -138,8 +138,8 @@ def joined(found: list[dict[str, object]]) -> Outcome:
     )
 
 
-def empty_caches() -> None:
-    """Drop the kernel's clean pages, directory entries and inodes, of every file system alike.
+def empty_caches(*, pages: bool = True) -> None:
+    """Drop the kernel's clean pages (unless told not to), directory entries and inodes, of every file system alike.
 
     So "cold" means that neither the mount nor the folders below it have anything in the kernel; what the disk, or the
     machine's host, keeps is beyond reach.
@@ -147,7 +147,7 @@ def empty_caches() -> None:
     Raises: PermissionError: only root may.
     """
     os.sync()
-    CACHES.write_text("3\n")
+    CACHES.write_text("3\n" if pages else "2\n")
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float) -> None:

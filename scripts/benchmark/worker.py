@@ -13,6 +13,7 @@ It imports nothing of the project: the interpreter's own weight is all it adds, 
 
 import io
 import json
+import math
 import os
 import random
 import select
@@ -24,11 +25,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import IO
 
 PAGE = 4096
 MEBIBYTE = 1024 * 1024
 NEST = 8
 """How deep a chain of nested directories goes."""
+
+NAMES = "{:06d}"
+"""How the files of a directory are called."""
 
 clock = time.monotonic
 
@@ -66,20 +71,23 @@ def write_file(folder: str, *, name: str, size_bytes: int, piece_bytes: int) -> 
     return run
 
 
-def read_file(folder: str, *, name: str, piece_bytes: int = MEBIBYTE) -> Run:
-    """The whole file from front to end. Amount: bytes."""
+def read_file(
+    folder: str, *, name: str, piece_bytes: int = MEBIBYTE, start_bytes: int = 0, size_bytes: float = math.inf
+) -> Run:
+    """The file from front to end, or so much of it from *start_bytes* on. Amount: bytes."""
     path = f"{folder}/{name}"
     buffers = [bytearray(piece_bytes)]
 
     def run(deadline: float) -> Outcome:
-        total = 0
+        total = got = 0
         descriptor = os.open(path, os.O_RDONLY)
-        while got := os.readv(descriptor, buffers):
+        os.lseek(descriptor, start_bytes, os.SEEK_SET)
+        while total < size_bytes and (got := os.readv(descriptor, buffers)):
             total += got
             if clock() > deadline:
                 break
         os.close(descriptor)
-        return Outcome(total, got > 0)
+        return Outcome(total, got > 0 and total < size_bytes)
 
     return run
 
@@ -148,10 +156,14 @@ def write_fsync(folder: str, *, name: str, count: int) -> Run:
     return run
 
 
-def create(folder: str, *, name: str, count: int, size_bytes: int) -> Run:
-    """Small files of distinct random bytes, or empty ones, in one new directory. Amount: files."""
-    os.mkdir(f"{folder}/{name}")
-    paths = _paths(folder, name, count)
+def create(folder: str, *, name: str, count: int, size_bytes: int, pattern: str = NAMES, into: bool = False) -> Run:
+    """Small files of distinct random bytes, or empty ones, in one new directory. Amount: files.
+
+    *into*: the directory is there already.
+    """
+    if not into:
+        os.mkdir(f"{folder}/{name}")
+    paths = _paths(folder, name, count, pattern)
     contents = _pieces(count, size_bytes)
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
 
@@ -173,6 +185,59 @@ def create(folder: str, *, name: str, count: int, size_bytes: int) -> Run:
 def stat_files(folder: str, *, name: str, count: int) -> Run:
     """stat(2) of each file by its path. Amount: calls."""
     return _each(_paths(folder, name, count), os.stat)
+
+
+def stat_scattered(folder: str, *, name: str, files: int, per_directory: int, count: int) -> Run:
+    """stat(2) of some of *files* in directories of so many. Amount: calls; a sample is one of them.
+
+    Each directory is looked up before, so that a sample is one look-up however few directories there are.
+    """
+    chosen = [divmod(at, per_directory) for at in random.sample(range(files), count)]
+    paths = [(f"{folder}/{name}/{directory:06d}", f"{at:02d}") for directory, at in chosen]
+
+    def run(deadline: float) -> Outcome:
+        samples = []
+        for directory, file in paths:
+            os.stat(directory)
+            before = clock()
+            os.stat(f"{directory}/{file}")
+            after = clock()
+            samples.append(after - before)
+            if after > deadline:
+                break
+        return Outcome(len(samples), len(samples) < count, samples)
+
+    return run
+
+
+def find(folder: str, *, name: str) -> Run:
+    """find(1) over a tree. Amount: entries."""
+    path = f"{folder}/{name}"
+
+    def run(deadline: float) -> Outcome:
+        with tempfile.TemporaryFile() as output:
+            whole = _program(["find", path, "-printf", "."], deadline, output)
+            return Outcome(os.fstat(output.fileno()).st_size, not whole)
+
+    return run
+
+
+def open_close(folder: str, *, name: str, count: int) -> Run:
+    """Open one file and close it, again and again. Amount: times; a sample is one of them."""
+    path = f"{folder}/{name}"
+
+    def run(deadline: float) -> Outcome:
+        samples = []
+        for _ in range(count):
+            before = clock()
+            os.close(os.open(path, os.O_RDONLY))
+            after = clock()
+            samples.append(after - before)
+            if after > deadline:
+                break
+        return Outcome(len(samples), len(samples) < count, samples)
+
+    return run
 
 
 def scan(folder: str, *, name: str) -> Run:
@@ -204,14 +269,14 @@ def open_read_close(folder: str, *, name: str, count: int, size_bytes: int) -> R
     return _each(_paths(folder, name, count), one)
 
 
-def rename(folder: str, *, name: str, count: int) -> Run:
+def rename(folder: str, *, name: str, count: int, pattern: str = NAMES) -> Run:
     """Give each file a new name in its directory. Amount: calls."""
-    return _each(_paths(folder, name, count), lambda path: os.rename(path, f"{path}.renamed"))
+    return _each(_paths(folder, name, count, pattern), lambda path: os.rename(path, f"{path}.renamed"))
 
 
-def unlink(folder: str, *, name: str, count: int) -> Run:
+def unlink(folder: str, *, name: str, count: int, pattern: str = NAMES) -> Run:
     """Delete each file. Amount: calls."""
-    return _each(_paths(folder, name, count), os.unlink)
+    return _each(_paths(folder, name, count, pattern), os.unlink)
 
 
 def mkdir_nested(folder: str, *, name: str, count: int) -> Run:
@@ -327,6 +392,7 @@ WORKLOADS: dict[str, Callable[..., Run]] = {
     for function in (
         *(write_file, read_file, read_random, write_random, write_fsync, create, stat_files, scan, open_read_close),
         *(rename, unlink, mkdir_nested, extract, remove_tree, copy_in, first_bytes, read_until_told, stat_until_told),
+        *(stat_scattered, find, open_close),
     )
 }
 
@@ -344,8 +410,8 @@ def _each(items: list[str], call: Callable[[str], object]) -> Run:
     return run
 
 
-def _paths(folder: str, name: str, count: int) -> list[str]:
-    return [f"{folder}/{name}/{at:06d}" for at in range(count)]
+def _paths(folder: str, name: str, count: int, pattern: str = NAMES) -> list[str]:
+    return [f"{folder}/{name}/{pattern.format(at)}" for at in range(count)]
 
 
 def _pieces(count: int, size_bytes: int) -> list[memoryview]:
@@ -358,10 +424,10 @@ def _random_offsets(path: str, count: int) -> list[int]:
     return [random.randrange(pages) * PAGE for _ in range(count)]
 
 
-def _program(command: list[str], deadline: float) -> bool:
+def _program(command: list[str], deadline: float, output: IO[bytes] | None = None) -> bool:
     """Run *command*; whether it ended by itself before *deadline*. Raises: CalledProcessError: it failed."""
     try:
-        subprocess.run(command, timeout=deadline - clock(), check=True)
+        subprocess.run(command, timeout=deadline - clock(), check=True, stdout=output)
     except subprocess.TimeoutExpired:
         return False
     return True

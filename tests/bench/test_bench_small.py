@@ -1,8 +1,10 @@
 """The benchmark measures what it says: counts, medians, caps, cold caches, failures, verdicts, and the reports."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmark import main_table, picture, report, tasks
+from scripts.benchmark import collection, main_table, picture, report, syncer_mount, tasks
 from scripts.benchmark.passthrough import Passthrough
 from scripts.benchmark.requirements import REQUIREMENTS, Requirement, judge
 from scripts.benchmark.results import Column, Report, Table, load, save
@@ -88,6 +90,41 @@ def test_small_files_from_creating_to_unlinking(tmp_path: Path) -> None:
     assert run("create", tmp_path, name="empty", count=7, size_bytes=0).amount == 7
     assert run("rename", tmp_path, name="empty", count=7).amount == 7
     assert all(path.name.endswith(".renamed") and not path.stat().st_size for path in (tmp_path / "empty").iterdir())
+
+
+def test_a_directory_that_is_there_grows_and_shrinks_again(tmp_path: Path) -> None:
+    folder = tmp_path / "crowd"
+    folder.mkdir()
+    (folder / "000000").touch()
+    new = {"name": "crowd", "count": 5, "pattern": "new-{:06d}"}
+    assert run("create", tmp_path, **new, size_bytes=0, into=True).amount == 5
+    assert run("rename", tmp_path, **new).amount == 5
+    assert sorted(path.name for path in folder.iterdir())[-1] == "new-000004.renamed"
+    assert run("unlink", tmp_path, **{**new, "pattern": "new-{:06d}.renamed"}).amount == 5
+    assert [path.name for path in folder.iterdir()] == ["000000"]
+
+
+def test_parts_of_a_file_are_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(10_000))
+    part = run("read_file", tmp_path, name="file", piece_bytes=1000, start_bytes=2000, size_bytes=3000)
+    assert (part.amount, part.capped) == (3000, False)
+    rest = run("read_file", tmp_path, name="file", piece_bytes=1000, start_bytes=9500, size_bytes=3000)
+    assert (rest.amount, rest.capped) == (500, False)
+    assert run("open_close", tmp_path, name="file", count=7).amount == 7
+
+
+def test_scattered_files_are_each_a_sample(tmp_path: Path) -> None:
+    for at in range(25):
+        path = tmp_path / "files" / f"{at // 10:06d}" / f"{at % 10:02d}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    scattered = {"name": "files", "files": 25, "per_directory": 10}
+    outcome = run("stat_scattered", tmp_path, **scattered, count=25)
+    assert outcome.amount == len(outcome.samples_s) == 25
+    (tmp_path / "files" / "000002" / "04").unlink()
+    with pytest.raises(tasks.TaskFailed, match="000002/04"):  # so it was one of them
+        run("stat_scattered", tmp_path, **scattered, count=25)
+    assert run("find", tmp_path, name="files").amount == 24 + 3 + 1
 
 
 def test_trees(tmp_path: Path) -> None:
@@ -322,6 +359,58 @@ def test_charts(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
+def test_tables_of_sizes_are_drawn_as_costs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="only scripts/bench installs matplotlib")
+    table = Table("scale", "Made up")
+    table.announce(
+        [Row(key="rate", title="rate", unit="op/s"), Row(key="time", title="time", unit="s", less_is_better=True)],
+        [Column("none", "nothing"), Column("1/10", "10", 10), Column("whole", "100", 100)],
+    )
+    for column, rate, seconds in (("none", 99, 1.0), ("1/10", 50, 2.0), ("whole", 25, 6.0)):
+        table.add("rate", column, rate)
+        table.add("time", column, seconds)
+    assert picture.lines(table) == {"rate": [(10, 1.0), (100, 2.0)], "time": [(10, 1.0), (100, 3.0)]}
+    made = made_up(syncer=100)
+    made.tables["scale"] = table
+    save(made, tmp_path / "figures")
+    assert load(tmp_path / "figures").tables["scale"].columns == table.columns
+    for name, drawn in (("both.png", made), ("alone.png", Report({}, {"scale": table}))):
+        picture.draw(drawn, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+# --- collections --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_collection_made_without_a_mount_is_there_in_one(tmp_path: Path) -> None:
+    remote, data = str(tmp_path / "remote"), tmp_path / "data"
+    with syncer_mount.mounted(tmp_path, remote, 100):
+        pass
+    collection.make_files(data, 150)
+    collection.make_crowd(data, 30)
+    collection.make_large(data, 200)
+    with contextlib.closing(sqlite3.connect(data / "meta.db")) as database:
+        assert database.execute("SELECT count(*) FROM changed").fetchone() == (0,)  # all is published
+    with syncer_mount.mounted(tmp_path, remote, 100) as mount:
+        files = sorted((mount.path / "files").rglob("*/*"))
+        assert [str(path.relative_to(mount.path)) for path in (files[0], files[-1])] == [
+            "files/000000/00",
+            "files/000001/49",
+        ]
+        contents = {path.read_bytes() for path in files}
+        assert len(contents) == 150 and {len(content) for content in contents} == {collection.CONTENT_BYTES}
+        assert sorted(os.listdir(mount.path / "crowd")) == [f"{at:06d}" for at in range(30)]
+        large = mount.path / "large" / "file"
+        assert large.stat().st_size == 200 * collection.BLOCK_BYTES
+        with open(large, "rb", buffering=0) as file:
+            starts = {os.pread(file.fileno(), 32, at * collection.BLOCK_BYTES) for at in range(200)}
+        assert bytes(32) not in starts and 10 < len(starts) < 64  # real blocks everywhere, each in many places
+        assert os.getxattr(large, "user.syncer.state") == os.getxattr(files[0], "user.syncer.state") == b"uploaded"
+        figures = syncer_mount.status(data)
+        assert (figures["files"], figures["pending_upload_bytes"]) == (150 + 30 + 2, 0)  # the seed and the large one
+
+
 # --- the whole ---------------------------------------------------------------------------------------------------
 
 
@@ -379,7 +468,7 @@ def test_what_is_not_there_is_left_out_with_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_syncer_itself_on_every_section(tmp_path: Path) -> None:
-    sections = ("insert", "first-byte", "cold-remote", "concurrent", "uploading", "copy-in", "cutter", "table")
+    sections = ("insert", "first-byte", "cold-remote", "concurrent", "uploading", "copy-in", "cutter", "scale", "table")
     arguments = ("--quick", "--passes", "1", "--peers", "syncer", "--json", "figures.json")
     outcome = bench(tmp_path, *sections, *arguments)
     assert outcome.returncode == 0, outcome.stderr
