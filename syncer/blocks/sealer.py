@@ -118,7 +118,7 @@ class Sealer:
         self.on_sealed: Callable[[], None] = lambda: None
         self._replaced_blocks = False
         self._copied: list[tuple[int, int, int, int]] = []
-        """(inode, dirty file, begin, end) of frozen bytes that are in blocks too: to be freed once those are durable."""
+        """(inode, dirty file, begin, end) of frozen bytes that are in blocks too: freed once those are durable."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited now and then, so that meta.db can keep up."""
         for number in {*self._meta.inodes.unsealed(), *self._meta.extents.dirty_inodes()}:

@@ -19,7 +19,8 @@ R = TypeVar("R")
 
 TIMEOUT_S = 3600.0
 """How long the kernel may believe what it was told: nobody else changes the tree."""
-ENTRIES_PER_READ = 1024
+ENTRIES_PER_READ = 256
+"""About as many as a request of the kernel's takes."""
 DOTS = (b".", b"..")
 """Come first in every directory, with the first cookies; those of its entries follow."""
 MAX_BLOCK_BYTES = 128 * 1024
@@ -172,11 +173,10 @@ class Adapter(pyfuse3.Operations):
             start_id = place
         while entries := self._fs.entries(fh, start_id - len(DOTS), ENTRIES_PER_READ):
             for entry in entries:
-                inode = self._fs.getattr(entry.inode)
                 start_id = entry.cookie + len(DOTS)
-                if not pyfuse3.readdir_reply(token, entry.name, attributes(inode), start_id):
+                if not pyfuse3.readdir_reply(token, entry.name, attributes(entry.inode), start_id):
                     return
-                self._fs.looked_up(inode.number)
+                self._fs.looked_up(entry.inode.number)
 
     # --- attributes ----------------------------------------------------------------------------------------------
 

@@ -119,8 +119,8 @@ class BlockTable(Table):
 
     def content_totals(self) -> tuple[int, int]:
         """(plain bytes of the blocks the live tree names, sealed bytes the remote holds in all packs known here)."""
-        unique = self.execute("SELECT ifnull(sum(size), 0) FROM blocks WHERE refs > 0").fetchone()[0]
-        return int(unique), int(self.execute("SELECT ifnull(sum(size), 0) FROM packs").fetchone()[0])
+        unique_bytes, pack_bytes = self.execute("SELECT unique_bytes, pack_bytes FROM sums").fetchone()
+        return int(unique_bytes), int(pack_bytes)
 
     def newest(self) -> int:
         """The highest block number there is."""
@@ -350,7 +350,7 @@ class BlockTable(Table):
         unit = FILE_UNIT_BYTES
         on_disk = f"(size + {unit - 1}) / {unit} * {unit}"
         rows = self.execute(
-            f"SELECT pack IS NOT NULL, sum({on_disk}) FROM blocks WHERE cached = {CACHED_FILE} GROUP BY 1"
+            f"SELECT pack IS NOT NULL, sum({on_disk}) FROM blocks INDEXED BY blocks_files WHERE cached = 1 GROUP BY 1"
         )
         for clean, amount in rows:
             if clean:

@@ -251,8 +251,9 @@ class Database:
         execute("INSERT OR IGNORE INTO deleting SELECT id FROM blocks WHERE cached = 1")
         tables = execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
         for (table,) in tables:
-            if table not in ("state", "deleting"):
+            if table not in ("state", "deleting", "sums"):
                 execute(f"DELETE FROM {table}")
+        execute("UPDATE sums SET unique_bytes = 0, pack_bytes = 0")
         execute("DELETE FROM state WHERE key NOT IN ('schema', 'journal_position', 'next_dirty')")
         for item in self._tables:
             item.forget_cached()

@@ -132,12 +132,16 @@ class ExtentTable(Table):
 
     def has_pending(self, number: int) -> bool:
         """Whether a block of the file is not on the remote."""
-        row = self.execute(
-            "SELECT 1 FROM extents e JOIN blocks b ON b.number = e.source WHERE e.inode = ? AND e.source > 0"
-            " AND b.pack IS NULL LIMIT 1",
-            (number,),
-        ).fetchone()
-        return row is not None
+        oldest = self.execute("SELECT min(number) FROM blocks WHERE pack IS NULL").fetchone()[0]
+        row = (
+            oldest
+            and self.execute(
+                "SELECT 1 FROM extents e WHERE e.inode = ?1 AND e.source >= ?2"
+                " AND EXISTS (SELECT 1 FROM blocks b WHERE b.number = e.source AND b.pack IS NULL) LIMIT 1",
+                (number, oldest),
+            ).fetchone()
+        )
+        return bool(row)
 
     def dirty_in_use(self) -> set[DirtyNumber]:
         """Every dirty file that something refers to. Complete only right after a commit."""

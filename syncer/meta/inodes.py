@@ -13,7 +13,9 @@ from syncer.meta.database import Database, Table, journaled
 from syncer.values import InodeNumber
 
 CACHED_INODES = 16384
-_COLUMNS = "inode, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, rdev, tail, tail_start, overlay, content"
+INODE_COLUMNS = (
+    "inode, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, rdev, tail, tail_start, overlay, content"
+)
 
 
 class Inode:
@@ -111,7 +113,7 @@ class InodeTable(Table):
         """The inode, or None when there is none of that number."""
         inode = self._cache.get(number)
         if inode is None:
-            row = self.execute(f"SELECT {_COLUMNS} FROM inodes WHERE inode = ?", (number,)).fetchone()
+            row = self.execute(f"SELECT {INODE_COLUMNS} FROM inodes WHERE inode = ?", (number,)).fetchone()
             if row is None:
                 return None
             inode = self._adopt(row)
@@ -131,6 +133,13 @@ class InodeTable(Table):
             inode.content = bytearray(data[0])
         self._cache[inode.number] = inode
         return inode
+
+    def of_row(self, row: tuple[int, ...]) -> Inode:
+        """The Inode for a row of the table, in which all but the number may be None: a new inode has no row yet.
+
+        Raises: KeyError.
+        """
+        return self.need(row[0]) if row[1] is None else self._adopt(row)
 
     def shed(self) -> None:
         """Forget the older half of what is neither dirty nor pinned, once there is too much.
@@ -284,7 +293,9 @@ class InodeTable(Table):
     def flush(self) -> None:
         if self._dirty:
             rows = [inode.row() for inode in self._dirty.values()]
-            self.executemany(f"INSERT OR REPLACE INTO inodes({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+            self.executemany(
+                f"INSERT OR REPLACE INTO inodes({INODE_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows
+            )
             self._flush_contents(self._dirty.values())
             self._dirty.clear()
         if self._changed:

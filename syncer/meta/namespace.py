@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from stat import S_ISDIR
 
 from syncer.meta.database import Database, Table, journaled
-from syncer.meta.inodes import Inode, InodeTable
+from syncer.meta.inodes import INODE_COLUMNS, Inode, InodeTable
 from syncer.values import ROOT_INODE, InodeNumber
 
 
@@ -17,7 +17,7 @@ class Entry:
 
     cookie: int
     name: bytes
-    inode: InodeNumber
+    inode: Inode
 
 
 class NamespaceTable(Table):
@@ -39,11 +39,13 @@ class NamespaceTable(Table):
 
     def entries(self, parent: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries with a cookie above *after_cookie*, in the order of their cookies."""
+        columns = INODE_COLUMNS.replace("inode", "d.inode", 1)
         rows = self.execute(
-            "SELECT cookie, name, inode FROM dentries WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?",
+            f"SELECT d.cookie, d.name, {columns} FROM dentries d LEFT JOIN inodes i ON i.inode = d.inode"
+            " WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?",
             (parent, after_cookie, limit),
-        )
-        return [Entry(*row) for row in rows]
+        ).fetchall()
+        return [Entry(row[0], row[1], self._inodes.of_row(row[2:])) for row in rows]
 
     def is_empty(self, parent: int) -> bool:
         return self.execute("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)).fetchone() is None

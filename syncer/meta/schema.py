@@ -65,6 +65,13 @@ CREATE TABLE released(number INTEGER PRIMARY KEY);
 CREATE TABLE settling(dirty INTEGER PRIMARY KEY, number INTEGER NOT NULL, length INTEGER NOT NULL);
 -- Cache files about to be deleted. Gone once done; what a crash leaves here is done at the next start.
 CREATE TABLE deleting(id BLOB PRIMARY KEY) WITHOUT ROWID;
+-- Files of the cache, to be added up at the start.
+CREATE INDEX blocks_files ON blocks(cached, size, pack) WHERE cached = 1;
+-- One row. unique_bytes: of the blocks that extents name. pack_bytes: of all packs.
+CREATE TABLE sums(unique_bytes INTEGER NOT NULL, pack_bytes INTEGER NOT NULL);
+CREATE TRIGGER blocks_named AFTER UPDATE OF refs ON blocks WHEN (old.refs > 0) <> (new.refs > 0) BEGIN
+    UPDATE sums SET unique_bytes = unique_bytes + iif(new.refs > 0, new.size, -new.size);
+END;
 CREATE TRIGGER extents_added AFTER INSERT ON extents WHEN new.source > 0 BEGIN
     UPDATE blocks SET refs = refs + 1 WHERE number = new.source;
 END;
@@ -78,15 +85,34 @@ CREATE TABLE packs(
     number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, kind INTEGER NOT NULL, indexed INTEGER);
 CREATE INDEX packs_unindexed ON packs(number) WHERE indexed IS NULL;
 CREATE INDEX blocks_pack ON blocks(pack) WHERE pack IS NOT NULL;
+CREATE TRIGGER packs_added AFTER INSERT ON packs BEGIN UPDATE sums SET pack_bytes = pack_bytes + new.size; END;
+CREATE TRIGGER packs_removed AFTER DELETE ON packs BEGIN UPDATE sums SET pack_bytes = pack_bytes - old.size; END;
 
 -- What the next snapshot must look at: inodes whose tree entry may differ, and names that came or went in large
 -- directories. generation: the snapshot period of the change.
 CREATE TABLE changed(inode INTEGER PRIMARY KEY, generation INTEGER NOT NULL);
 CREATE TABLE changed_names(
     parent INTEGER, name BLOB, generation INTEGER NOT NULL, PRIMARY KEY(parent, name)) WITHOUT ROWID;
--- Tree of each directory as last published. large: it has so many entries that it is published by its changes.
+-- Tree of each directory as last published, and of each file with many extents. large: a directory with so many
+-- entries that it is published by its changes.
 CREATE TABLE trees(inode INTEGER PRIMARY KEY, id BLOB NOT NULL, large INTEGER NOT NULL);
 CREATE INDEX trees_large ON trees(inode) WHERE large = 1;
+-- Where extents came or went in files with a tree: they began in the 64 MiB from begin on, and reached up to reach.
+-- INVARIANT: outside of these ranges the extents of a file are those of its tree.
+CREATE TABLE changed_extents(
+    inode INTEGER, begin INTEGER, reach INTEGER NOT NULL, generation INTEGER NOT NULL,
+    PRIMARY KEY(inode, begin)) WITHOUT ROWID;
+CREATE TRIGGER trees_removed AFTER DELETE ON trees BEGIN DELETE FROM changed_extents WHERE inode = old.inode; END;
+CREATE TRIGGER extents_came AFTER INSERT ON extents WHEN EXISTS (SELECT 1 FROM trees WHERE inode = new.inode) BEGIN
+    INSERT INTO changed_extents SELECT new.inode, new.start >> 26 << 26, new.start + new.length, ifnull(max(value), 0)
+        FROM state WHERE key = 'generation'
+    ON CONFLICT DO UPDATE SET reach = max(reach, excluded.reach), generation = excluded.generation;
+END;
+CREATE TRIGGER extents_went AFTER DELETE ON extents WHEN EXISTS (SELECT 1 FROM trees WHERE inode = old.inode) BEGIN
+    INSERT INTO changed_extents SELECT old.inode, old.start >> 26 << 26, old.start + old.length, ifnull(max(value), 0)
+        FROM state WHERE key = 'generation'
+    ON CONFLICT DO UPDATE SET reach = max(reach, excluded.reach), generation = excluded.generation;
+END;
 -- Snapshots of every peer that are known here; record: the object as it is on the remote.
 CREATE TABLE snapshots(
     peer INTEGER, seq INTEGER, root BLOB NOT NULL, time_ns INTEGER NOT NULL, record BLOB NOT NULL,
@@ -103,3 +129,4 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(STATEMENTS)
     database.table("state").insert({"key": "schema", "value": VERSION}, pk="key")
+    database.table("sums").insert({"unique_bytes": 0, "pack_bytes": 0})

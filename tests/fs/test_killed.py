@@ -64,7 +64,7 @@ async def look(data: Path, witness: Witness) -> None:
     """Open DATA as the next mount does, and compare."""
     meta = MetaStore(data)
     async with Engine.open(data, meta, remote_of(data), open_settings()) as engine:
-        names = {entry.name.decode(): entry.inode for entry in engine.file_system.names.entries(1, 0, 100_000)}
+        names = {entry.name.decode(): entry.inode.number for entry in engine.file_system.names.entries(1, 0, 100_000)}
         assert set(names) - {witness.doing} == witness.made - {witness.doing}
         for name, number in names.items():
             content = await read_whole(engine, number)

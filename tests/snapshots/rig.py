@@ -133,7 +133,7 @@ class Peer:
         for path, inode in found:
             if inode.is_directory:
                 entries = self.file_system.names.entries(inode.number, 0, 1_000_000)
-                found.extend((path + b"/" + e.name, self.file_system.getattr(e.inode)) for e in entries)
+                found.extend((path + b"/" + entry.name, entry.inode) for entry in entries)
         return found
 
     def picture(self) -> Picture:

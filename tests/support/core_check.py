@@ -144,6 +144,10 @@ def _check_blocks(meta: MetaStore) -> None:
         assert not _rows(meta, f"SELECT * FROM {table}"), f"something is left in {table}"
     stored = _rows(meta, "SELECT count(*) FROM block_data x LEFT JOIN blocks b USING (number) WHERE b.cached IS NOT 2")
     assert stored == [(0,)], "rows of blocks that do not count as cached"
+    sums = _rows(
+        meta, "SELECT ifnull(sum(size), 0) FROM blocks WHERE refs > 0 UNION ALL SELECT ifnull(sum(size), 0) FROM packs"
+    )
+    assert meta.blocks.content_totals() == (sums[0][0], sums[1][0])
     now = meta.blocks.totals
     assert now == _totals(meta), f"{now}, and the tables say {_totals(meta)}"
 

@@ -173,7 +173,7 @@ class Driver:
         entries = self.fs.names.entries(self.number(node), scan.cookie, limit)
         for entry in entries:
             assert node.entries.get(entry.name) is not None, f"{entry.name!r} is listed and does not exist"
-            assert entry.inode == self.number(node.entries[entry.name]), entry
+            assert entry.inode.number == self.number(node.entries[entry.name]), entry
             assert entry.cookie > scan.cookie
             scan.cookie = entry.cookie
             scan.seen.append(entry.name)
@@ -382,7 +382,7 @@ class Driver:
             inode = self.fs.getattr(self.number(node))
             if node.is_directory:
                 entries = self.fs.names.entries(inode.number, 0, 10_000)
-                listed = {entry.name: entry.inode for entry in entries}
+                listed = {entry.name: entry.inode.number for entry in entries}
                 expected = {name: self.number(child) for name, child in node.entries.items()}
                 assert listed == expected, f"{path!r} has {listed}, and should have {expected}"
             self._compare_attributes(path, node, inode, sized=half is None or node is not half[0])
