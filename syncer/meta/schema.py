@@ -6,7 +6,7 @@ hash. A *source* says where the bytes of an extent are: n > 0 is the block numbe
 
 import sqlite3
 
-VERSION = 1
+VERSION = 2
 
 STATEMENTS = """
 -- Single values: journal position, counters, totals, the repository and peer this DATA belongs to.
