@@ -12,7 +12,7 @@ from stat import S_ISGID, S_ISUID, S_IXGRP
 
 from syncer.blocks.store import BlockStore
 from syncer.fs.fileio import FileIO
-from syncer.fs.handles import Handles
+from syncer.fs.handles import O_ACCMODE, O_TRUNC, Handles
 from syncer.fs.namespace import Caller, Namespace
 from syncer.meta.inodes import Inode
 from syncer.meta.namespace import Entry
@@ -28,7 +28,6 @@ BLOCK_UNIT_BYTES = 4096
 CAPACITY_BYTES = 2**50
 """What statfs claims to offer beyond what is used: the remote's size is not known, and not asked."""
 
-O_ACCMODE, O_TRUNC, O_NOATIME = 0o3, 0o1000, 0o1000000
 ROOT = Caller(0, 0)
 
 
@@ -108,6 +107,7 @@ class FileSystem:
             self.io.truncate(number, size)
             self._drop_privileges(inode, caller)
         elif mode is None and atime_ns is None and mtime_ns is None and not inode.is_directory:
+            self._check_may_end(inode, caller)
             self._drop_privileges(inode, None)
         if size is None or any(value is not None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             self._meta.inodes.set_attributes(number, mode, uid, gid, atime_ns, mtime_ns, time.time_ns())
@@ -121,11 +121,7 @@ class FileSystem:
         never does, and a set-group-id bit without execution by the group is a mark for locks and stays within the
         group. Returns whether anything was cleared.
         """
-        cleared = 0
-        if writer is None or writer.uid:
-            cleared = inode.mode & S_ISUID
-            if inode.mode & S_IXGRP or (writer is not None and writer.gid != inode.gid):
-                cleared |= inode.mode & S_ISGID
+        cleared = _ended(inode, writer)
         if cleared:
             mode = inode.mode & ~cleared
             self._meta.inodes.set_attributes(inode.number, mode, None, None, None, None, time.time_ns())
@@ -133,6 +129,15 @@ class FileSystem:
             return bool(cleared)
         self._meta.inodes.set_xattr(inode.number, CAPABILITY_XATTR, None, time.time_ns())
         return True
+
+    def _check_may_end(self, inode: Inode, caller: Caller) -> None:
+        """Only its owner ends the set-id bits of a file by chown(2) without an owner; who writes to it has it open.
+
+        Raises: OSError EPERM.
+        """
+        if caller.uid in (0, inode.uid) or not _ended(inode, None) or self.handles.is_written(inode.number):
+            return
+        raise OSError(errno.EPERM, "not the owner")
 
     def state(self, inode: Inode) -> bytes:
         """`dirty` (has bytes in no block yet), `local` (all in blocks, some not on the remote) or `uploaded`."""
@@ -188,8 +193,7 @@ class FileSystem:
 
     def entries(self, number: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries of a directory, from its begin on (0) or after a cookie."""
-        if not after_cookie:
-            self.io.note_access(self.names.inode(number))
+        self.io.note_access(self.names.inode(number))
         return self.names.entries(number, after_cookie, limit)
 
     # --- names ---------------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ class FileSystem:
             self.io.truncate(number, 0)
             if self._drop_privileges(inode, caller):
                 self.on_mode_changed(inode.number)
-        return self.handles.open(inode, traceless=bool(flags & O_NOATIME))
+        return self.handles.open(inode, flags)
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         return await self.io.read(self.handles.get(handle), offset, length)
@@ -254,6 +258,16 @@ class FileSystem:
 
     def looked_up(self, number: InodeNumber) -> None:
         self.handles.looked_up(number)
+
+
+def _ended(inode: Inode, writer: Caller | None) -> int:
+    """The set-id bits that go when *writer* changes the content, or (None) whoever may calls chown(2)."""
+    if writer is not None and not writer.uid:
+        return 0
+    ended = inode.mode & S_ISUID
+    if inode.mode & S_IXGRP or (writer is not None and writer.gid != inode.gid):
+        ended |= inode.mode & S_ISGID
+    return ended
 
 
 def _check_xattr_name(name: bytes) -> None:

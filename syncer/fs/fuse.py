@@ -9,7 +9,7 @@ import pyfuse3
 from pyfuse3 import FUSEError
 
 from syncer.fs.errmap import errno_of
-from syncer.fs.filesystem import BLOCK_UNIT_BYTES, METADATA_BYTES, O_NOATIME, FileSystem
+from syncer.fs.filesystem import BLOCK_UNIT_BYTES, METADATA_BYTES, FileSystem
 from syncer.fs.namespace import Caller
 from syncer.meta.inodes import Inode
 from syncer.values import NAME_MAX_BYTES
@@ -245,7 +245,7 @@ class Adapter(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         await self._fs.room()
         inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, _caller(ctx))
-        handle = self._fs.handles.open(inode, traceless=bool(flags & O_NOATIME))
+        handle = self._fs.handles.open(inode, flags)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._entry(inode)
 
     @mapped

@@ -10,18 +10,21 @@ from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
 from syncer.values import InodeNumber
 
+O_ACCMODE, O_RDWR, O_TRUNC, O_NOATIME = 0o3, 0o2, 0o1000, 0o1000000
+
 
 class OpenFile:
     """An open regular file: where it stands in sequential reading, and the extent it read last."""
 
     __slots__ = (
         "ahead_offset", "epoch", "extent", "local_offset", "next_offset", "number", "traceless", "window_bytes",
+        "writable",
     )  # fmt: skip
 
-    def __init__(self, number: InodeNumber, *, traceless: bool) -> None:
+    def __init__(self, number: InodeNumber, flags: int) -> None:
         self.number = number
-        self.traceless = traceless
-        """Opened with O_NOATIME."""
+        self.traceless = bool(flags & O_NOATIME)
+        self.writable = bool(flags & O_ACCMODE)
         self.next_offset = 0
         self.window_bytes = 0
         """How far ahead of the reader blocks are fetched; 0 while reading is not sequential."""
@@ -44,16 +47,20 @@ class Handles:
         """Inodes that lost their last name while somebody used them."""
         self._next_handle = 1
 
-    def open(self, inode: Inode, *, traceless: bool = False) -> int:
-        """A handle for the inode, which stays until `close`."""
+    def open(self, inode: Inode, flags: int = O_RDWR) -> int:
+        """A handle for the inode, opened with *flags*, which stays until `close`."""
         handle = self._next_handle
         self._next_handle += 1
-        self._files[handle] = OpenFile(inode.number, traceless=traceless)
+        self._files[handle] = OpenFile(inode.number, flags)
         inode.pins += 1
         return handle
 
     def get(self, handle: int) -> OpenFile:
         return self._files[handle]
+
+    def is_written(self, number: int) -> bool:
+        """Whether somebody has the inode open for writing. Goes over all handles."""
+        return any(file.writable for file in self._files.values() if file.number == number)
 
     def close(self, handle: int) -> None:
         number = self._files.pop(handle).number
