@@ -156,14 +156,25 @@ class ExtentTable(Table):
 
     def _clear(self, number: int, start: int, end: int) -> None:
         """Take [start, end) out of the rows, splitting those that reach over."""
-        for extent in self._rows(number, start, end):
-            self.execute("DELETE FROM extents WHERE inode = ? AND start = ?", (number, extent.start))
-            if extent.start < start:
-                self._insert(number, extent.start, start - extent.start, extent.source, extent.source_offset)
-            if extent.end > end:
-                self._insert(number, end, extent.end - end, extent.source, extent.source_offset + end - extent.start)
-            if extent.source < 0:
-                self._maybe_gone(-extent.source, number)
+        for extent in {*self._rows(number, start, start + 1), *self._rows(number, end - 1, end)}:
+            if extent.start < start or extent.end > end:
+                self.execute("DELETE FROM extents WHERE inode = ? AND start = ?", (number, extent.start))
+                if extent.start < start:
+                    self._insert(number, extent.start, start - extent.start, extent.source, extent.source_offset)
+                if extent.end > end:
+                    self._insert(
+                        number, end, extent.end - end, extent.source, extent.source_offset + end - extent.start
+                    )
+                if extent.source < 0:
+                    self._maybe_gone(-extent.source, number)
+        dirty = self.execute(
+            "SELECT DISTINCT -source FROM extents INDEXED BY extents_dirty"
+            " WHERE inode = ? AND source < 0 AND start >= ? AND start < ?",
+            (number, start, end),
+        )
+        for row in dirty.fetchall():
+            self._maybe_gone(row[0], number)
+        self.execute("DELETE FROM extents WHERE inode = ? AND start >= ? AND start < ?", (number, start, end))
 
     def _uncover(self, number: int, start: int, end: int, newest: int | None = None) -> None:
         """Take [start, end) out of the overlays, those up to *newest*."""

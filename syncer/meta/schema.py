@@ -125,7 +125,7 @@ def create(connection: sqlite3.Connection) -> None:
     import sqlite_utils
 
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    database = sqlite_utils.Database(connection)
+    database = sqlite_utils.Database(connection, recursive_triggers=False)  # as in every later run
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(STATEMENTS)
     database.table("state").insert({"key": "schema", "value": VERSION}, pk="key")

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from syncer.meta.database import Database, Table, journaled
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
+from syncer.meta.treereader import FILE_MAX_BYTES
 from syncer.values import PeerId, TreeId
+
+_NONE: Mapping[int, TreeId | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,13 @@ class SnapshotTable(Table):
         self.database.set_state("head_peer", peer)
         self.database.set_state("head_seq", seq)
 
-    def published(self, generation: int, trees: Mapping[int, DirectoryTree]) -> None:
+    def published(
+        self, generation: int, trees: Mapping[int, DirectoryTree], extents: Mapping[int, TreeId | None] = _NONE
+    ) -> None:
         """Remember the trees of a publication and forget the changes up to *generation* that it holds.
+
+        *trees* are those of directories; *extents* the trees of all files whose extents changed, None where they
+        are few.
 
         Not journaled: when a crash loses it, the next publication looks at the same changes again.
         """
@@ -109,12 +118,39 @@ class SnapshotTable(Table):
                 self._names.large.add(number)
             else:
                 self._names.large.discard(number)
-        self.execute("DELETE FROM changed WHERE generation <= ?", (generation,))
-        self.execute("DELETE FROM changed_names WHERE generation <= ?", (generation,))
+        self._extents_published(generation, extents)
+        for table in ("changed", "changed_names", "changed_extents"):
+            self.execute(f"DELETE FROM {table} WHERE generation <= ?", (generation,))
+
+    def _extents_published(self, generation: int, extents: Mapping[int, TreeId | None]) -> None:
+        noted = self.execute("SELECT DISTINCT inode FROM changed_extents WHERE generation <= ?", (generation,))
+        for number in {row[0] for row in noted} - set(extents):  # without a name, so not looked at
+            self.execute("DELETE FROM trees WHERE inode = ?", (number,))
+        for number, tree in extents.items():
+            if tree is None:
+                self.execute("DELETE FROM trees WHERE inode = ?", (number,))
+            elif self._inodes.get(number) is not None:
+                missed = self._missed_extents(number, generation)
+                # Not REPLACE: that may count as a DELETE, whose trigger forgets what changed meanwhile.
+                self.execute(
+                    "INSERT INTO trees VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET id = excluded.id", (number, tree)
+                )
+                if missed:
+                    whole = (number, 0, FILE_MAX_BYTES, self._inodes.generation)
+                    self.execute("INSERT OR REPLACE INTO changed_extents VALUES (?, ?, ?, ?)", whole)
+
+    def _missed_extents(self, number: int, generation: int) -> bool:
+        """Whether extents of the file came or went after *generation* that nobody noted: it had no tree yet."""
+        if self.execute("SELECT 1 FROM trees WHERE inode = ?", (number,)).fetchone() is not None:
+            return False
+        return self._changed_after(number, generation)
 
     def _missed_names(self, number: int, generation: int) -> bool:
         """Whether names came or went in the directory after *generation* that nobody noted: it was not large yet."""
         if number in self._names.large:
             return False
+        return self._changed_after(number, generation)
+
+    def _changed_after(self, number: int, generation: int) -> bool:
         later = self.execute("SELECT 1 FROM changed WHERE inode = ? AND generation > ?", (number, generation))
         return later.fetchone() is not None

@@ -5,11 +5,14 @@ from starting over, so it must not live long.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from syncer.meta.database import Database
 from syncer.values import ROOT_INODE, BlockId, TreeId
+
+ExtentRow = tuple[int, int, BlockId, int]
+"""(start, length, block id, offset in the block)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,10 @@ class TreeRow:
     rdev: int
     target: bytes | None
     xattrs: tuple[tuple[bytes, bytes], ...]
-    extents: tuple[tuple[int, int, BlockId, int], ...]
-    """(start, length, block id, offset in the block), sorted."""
+    extents: tuple[ExtentRow, ...] | None
+    """None when they are many, or when the file has a tree of them: `TreeReader.extents` reads them."""
     tree: TreeId | None
-    """The published tree of a subdirectory; None when it was never published."""
+    """The published tree of a subdirectory, or of a file with many extents; None without one."""
 
 
 _INODE = "i.inode, i.mode, i.uid, i.gid, i.nlink, i.size, i.mtime_ns, i.ctime_ns, i.rdev"
@@ -107,17 +110,17 @@ class TreeReader:
         row = self._execute(f"SELECT x'', {_INODE} FROM inodes i WHERE i.inode = ?", (ROOT_INODE,)).fetchone()
         return self._complete([row], self._xattrs("x.inode = ?", (ROOT_INODE,)), {}, {}, {})[0]
 
-    def entries(self, directory: int) -> Iterator[TreeRow]:
-        """All entries in the order of their names."""
+    def entries(self, directory: int, extents_max: int) -> Iterator[TreeRow]:
+        """All entries in the order of their names. More than *extents_max* extents are many."""
         after: bytes | None = None
         while True:
-            batch = self._batch(directory, after)
+            batch = self._batch(directory, after, extents_max)
             yield from batch
             if len(batch) < _BATCH:
                 return
             after = batch[-1].name
 
-    def _batch(self, directory: int, after: bytes | None) -> list[TreeRow]:
+    def _batch(self, directory: int, after: bytes | None, extents_max: int) -> list[TreeRow]:
         rows = self._execute(
             f"SELECT d.name, {_INODE} FROM dentries d JOIN inodes i ON i.inode = d.inode"
             " WHERE d.parent = ? AND d.name > ? ORDER BY d.name LIMIT ?",
@@ -126,29 +129,22 @@ class TreeReader:
         if not rows:
             return []
         where = "d.parent = ? AND d.name >= ? AND d.name <= ?"
-        return self._with_details(rows, where, (directory, rows[0][0], rows[-1][0]))
+        return self._with_details(rows, where, (directory, rows[0][0], rows[-1][0]), extents_max)
 
-    def entry(self, directory: int, name: bytes) -> TreeRow | None:
+    def entry(self, directory: int, name: bytes, extents_max: int) -> TreeRow | None:
+        """The entry of that name, as one of `entries`."""
         rows = self._execute(
             f"SELECT d.name, {_INODE} FROM dentries d JOIN inodes i ON i.inode = d.inode"
             " WHERE d.parent = ? AND d.name = ?",
             (directory, name),
         ).fetchall()
-        found = self._with_details(rows, "d.parent = ? AND d.name = ?", (directory, name)) if rows else []
+        found = self._with_details(rows, "d.parent = ? AND d.name = ?", (directory, name), extents_max) if rows else []
         return found[0] if found else None
 
-    def _with_details(self, rows: list[tuple[object, ...]], where: str, arguments: tuple[object, ...]) -> list[TreeRow]:
+    def _with_details(
+        self, rows: list[tuple[object, ...]], where: str, arguments: tuple[object, ...], extents_max: int
+    ) -> list[TreeRow]:
         xattrs = self._xattrs(f"x.inode IN (SELECT d.inode FROM dentries d WHERE {where})", arguments)
-        extents: dict[int, list[tuple[int, int, BlockId, int]]] = defaultdict(list)
-        for number, start, length, block_id, offset in self._execute(
-            "SELECT e.inode, e.start, e.length, b.id, e.source_offset"
-            " FROM dentries d JOIN extents e ON e.inode = d.inode"
-            f" JOIN blocks b ON b.number = e.source WHERE {where} ORDER BY e.inode, e.start",
-            arguments,
-        ):
-            known = extents[number]
-            if not known or known[-1][0] < start:  # a second name of the inode brings its extents once more
-                known.append((start, length, block_id, offset))
         targets = dict(
             self._execute(
                 f"SELECT s.inode, s.target FROM dentries d JOIN symlinks s ON s.inode = d.inode WHERE {where}",
@@ -160,7 +156,65 @@ class TreeReader:
                 f"SELECT t.inode, t.id FROM dentries d JOIN trees t ON t.inode = d.inode WHERE {where}", arguments
             ).fetchall()
         )
-        return self._complete(rows, xattrs, extents, targets, trees)
+        return self._complete(rows, xattrs, self._few_extents(where, arguments, extents_max), targets, trees)
+
+    def _few_extents(
+        self, where: str, arguments: tuple[object, ...], extents_max: int
+    ) -> dict[int, list[ExtentRow] | None]:
+        """The extents of files without a tree; None of those that have more than *extents_max*."""
+        found: dict[int, list[ExtentRow] | None] = {}
+        for number, start, length, block_id, offset in self._execute(
+            "SELECT d.inode, e.start, e.length, b.id, e.source_offset"
+            " FROM dentries d CROSS JOIN extents e ON e.inode = d.inode CROSS JOIN blocks b ON b.number = e.source"
+            f" WHERE {where} AND NOT EXISTS (SELECT 1 FROM trees t WHERE t.inode = d.inode) AND e.start <="
+            " ifnull((SELECT x.start FROM extents x WHERE x.inode = d.inode ORDER BY x.start LIMIT 1 OFFSET ?), ?)"
+            " ORDER BY d.name, e.start",
+            (*arguments, extents_max, FILE_MAX_BYTES),
+        ):
+            known = found.setdefault(number, [])
+            if known is None or (known and known[-1][0] >= start):
+                continue  # a second name of the inode brings its extents once more
+            known.append((start, length, block_id, offset))
+            if len(known) > extents_max:
+                found[number] = None
+        return found
+
+    # --- the extents of one file ---------------------------------------------------------------------------------
+
+    def extents(self, inode: int, start: int, end: int) -> Iterator[ExtentRow]:
+        """The extents that begin in [start, end), in order."""
+        return self._execute(
+            "SELECT e.start, e.length, b.id, e.source_offset FROM extents e CROSS JOIN blocks b ON b.number = e.source"
+            " WHERE e.inode = ? AND e.start >= ? AND e.start < ? ORDER BY e.start",
+            (inode, start, end),
+        )
+
+    def has_more_extents(self, inode: int, count: int) -> bool:
+        """Whether the file has more than *count* extents."""
+        row = self._execute("SELECT 1 FROM extents WHERE inode = ? LIMIT 1 OFFSET ?", (inode, count)).fetchone()
+        return row is not None
+
+    def last_block(self, inode: int, end: int) -> BlockId:
+        """The block of the last extent that begins before *end*; there is one."""
+        row = self._execute(
+            "SELECT b.id FROM extents e CROSS JOIN blocks b ON b.number = e.source WHERE e.inode = ? AND e.start < ?"
+            " ORDER BY e.start DESC LIMIT 1",
+            (inode, end),
+        ).fetchone()
+        return BlockId(row[0])
+
+    def changed_ranges(self, inode: int, generation: int) -> list[tuple[int, int]]:
+        """Where extents of a file with a published tree may differ from it: (begin, end), in order, not touching."""
+        ranges: list[tuple[int, int]] = []
+        for begin, reach in self._execute(
+            "SELECT begin, reach FROM changed_extents WHERE inode = ? AND generation <= ? ORDER BY begin",
+            (inode, generation),
+        ):
+            if ranges and begin <= ranges[-1][1]:
+                begin, before = ranges.pop()
+                reach = max(reach, before)
+            ranges.append((begin, reach))
+        return ranges
 
     def _xattrs(self, where: str, arguments: tuple[object, ...]) -> dict[int, list[tuple[bytes, bytes]]]:
         found: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
@@ -174,19 +228,22 @@ class TreeReader:
     def _complete(
         rows: list[tuple[object, ...]],
         xattrs: dict[int, list[tuple[bytes, bytes]]],
-        extents: dict[int, list[tuple[int, int, BlockId, int]]],
+        extents: Mapping[int, list[ExtentRow] | None],
         targets: dict[int, bytes],
         trees: dict[int, TreeId],
     ) -> list[TreeRow]:
         complete = []
         for row in rows:
             number: int = row[1]  # type: ignore[assignment]
+            few: Sequence[ExtentRow] | None = extents.get(number, ())
+            if number in trees and row[2] & 0o170000 != 0o040000:  # type: ignore[operator]
+                few = None
             complete.append(
                 TreeRow(
                     *row,  # type: ignore[call-arg, arg-type]
                     targets.get(number),
                     tuple(xattrs.get(number, ())),
-                    tuple(extents.get(number, ())),
+                    None if few is None else tuple(few),
                     trees.get(number),
                 )
             )
@@ -209,8 +266,9 @@ class TreeReader:
         state = dict(
             self._execute("SELECT key, value FROM state WHERE key IN ('files', 'directories', 'logical_bytes')")
         )
-        unique = self._execute("SELECT ifnull(sum(size), 0) FROM blocks WHERE refs > 0").fetchone()[0]
+        unique = self._execute("SELECT unique_bytes FROM sums").fetchone()[0]
         return state.get("files", 0), state.get("directories", 0), state.get("logical_bytes", 0), unique
 
 
 _BATCH = 2048
+FILE_MAX_BYTES = 2**63 - 1

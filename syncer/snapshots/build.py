@@ -99,9 +99,10 @@ class _Walker:
 
     def _add(self, parent: int, entries: Sequence[Entry]) -> list[tuple[int, TreeId]]:
         rows = [(entry.name, self._inode(entry)) for entry in entries]
-        directories = [(entry.inode, TreeId(entry.tree)) for entry in entries if _is_directory(entry) and entry.tree]
-        self._on_loop(self._importer.add_entries, parent, rows, directories)
-        return directories
+        trees = [(entry.inode, TreeId(entry.tree)) for entry in entries if entry.tree]
+        self._on_loop(self._importer.add_entries, parent, rows, trees)
+        directories = {entry.inode for entry in entries if _is_directory(entry)}
+        return [(number, tree) for number, tree in trees if number in directories]
 
     def _inode(self, entry: Entry) -> ImportedInode:
         extents: Iterable[tuple[int, int, BlockId, int]] = (

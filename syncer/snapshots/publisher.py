@@ -154,7 +154,7 @@ class Publisher:
         await self.check_writer()
         await self._publish_index()
         await self._publish_snapshot(reason, released, planted, time_ns)
-        self._meta.snapshots.published(generation, planted.trees)
+        self._meta.snapshots.published(generation, planted.trees, planted.extents)
         self._keep_nodes(planted)
         self.released = released
 
@@ -220,7 +220,7 @@ class Publisher:
             raise WrongRepository(reason)
 
     def _keep_nodes(self, planted: Planted) -> None:
-        """Cache the nodes of large directories: the next publication changes them and loads no others."""
+        """Cache the nodes that the next publication changes: it loads no others."""
         for tree, data in planted.nodes.items():
             block = self._meta.blocks.find(BlockId(tree))
             if block is not None and not block.cached:

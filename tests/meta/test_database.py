@@ -159,3 +159,12 @@ def test_no_database_at_all_is_refused(data: Path) -> None:
     (data / "meta.db").write_bytes(b"this is no database" * 500)
     with pytest.raises(LocalDamage):
         MetaStore(data)
+
+
+def test_triggers_work_in_the_run_that_makes_a_database_as_in_later_ones(tmp_path: Path) -> None:
+    """sqlite-utils switches recursive triggers on: INSERT OR REPLACE would fire those of DELETE too, but only then."""
+    data = make_data(tmp_path / "data")
+    for _ in range(2):
+        meta = MetaStore(data)
+        assert meta.database.connection.execute("PRAGMA recursive_triggers").fetchone() == (0,)
+        meta.close()

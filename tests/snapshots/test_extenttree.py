@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncer.errors import ObjectCorrupt
-from syncer.snapshots.extenttree import build_extents, iter_extents
+from syncer.snapshots.extenttree import build_extents, iter_extents, update_extents
 from syncer.snapshots.levels import Shape
 from syncer.snapshots.nodes import (
     ITEMS_MAX,
@@ -89,6 +89,100 @@ def test_insertions_appends_and_edits_make_few_new_nodes() -> None:
         other = NodeBag()
         build_extents(changed, other.emit)
         assert 1 <= len(set(other.nodes) - set(bag.nodes)) <= 4
+
+
+# --- changing ---------------------------------------------------------------------------------------------------
+
+
+class File:
+    """The extents of a file, and which of them were read."""
+
+    def __init__(self, extents: list[Extent]) -> None:
+        self._extents = extents
+        self.read: list[Extent] = []
+
+    def extents(self, start: int, end: int) -> list[Extent]:
+        found = [extent for extent in self._extents if start <= extent.start < end]
+        self.read += found
+        return found
+
+    def last_block(self, end: int) -> bytes:
+        return [extent for extent in self._extents if extent.start < end][-1].block
+
+
+def changed_ranges(old: list[Extent], new: list[Extent]) -> list[tuple[int, int]]:
+    """Where the extents are that only one of the two has."""
+    ranges: list[tuple[int, int]] = []
+    for extent in sorted(set(old) ^ set(new), key=lambda extent: extent.start):
+        begin, end = extent.start, extent.start + extent.length
+        if ranges and begin <= ranges[-1][1]:
+            begin, before = ranges.pop()
+            end = max(end, before)
+        ranges.append((begin, end))
+    return ranges
+
+
+def some_extents(rng: random.Random) -> list[Extent]:
+    extents, at = [], 0
+    for _ in range(rng.randrange(40)):
+        at += rng.choice([0, 0, 0, 7])
+        extents.append(Extent(at, rng.randrange(1, 9), block(rng.randrange(12)), 0))
+        at += extents[-1].length
+    return extents
+
+
+def changed(extents: list[Extent], rng: random.Random) -> list[Extent]:
+    """The extents after some came, went, were replaced, cut, or taken away up to the end."""
+    new = {extent.start: extent for extent in extents}
+    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+        start, length = rng.randrange(200), rng.choice([1, 5, 20, 1000])
+        for extent in list(new.values()):
+            if extent.start < start + length and extent.start + extent.length > start:
+                del new[extent.start]
+                if extent.start < start:
+                    new[extent.start] = Extent(extent.start, start - extent.start, extent.block, extent.offset)
+        if length < 1000 and rng.randrange(2):
+            new[start] = Extent(start, length, block(rng.randrange(12)), 0)
+    return [new[start] for start in sorted(new)]
+
+
+@pytest.mark.slow
+@settings(max_examples=600, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([TINY, Shape(1, 2), Shape(8, 3), Shape(2, 8)]))
+def test_a_changed_tree_is_the_one_that_is_built(seed: int, shape: Shape) -> None:
+    rng = random.Random(seed)
+    old = some_extents(rng)
+    new = changed(old, rng)
+    bag, other = NodeBag(), NodeBag()
+    root = build_extents(old, bag.emit, shape)
+    expected = build_extents(new, other.emit, shape)
+    file = File(new)
+    assert update_extents(root, changed_ranges(old, new), file, bag.load, bag.emit, shape) == expected
+    assert list(iter_extents(expected, bag.load)) == new, "all its nodes are there"
+    assert len(file.read) == len(set(file.read)), "nothing is read twice"
+
+
+def test_a_few_changes_of_a_big_file_read_a_few_leaves_and_load_a_few_branches() -> None:
+    extents = big_file()
+    bag, branches = NodeBag(), NodeBag()
+    root = build_extents(extents, bag.emit, emit_branch=branches.emit)
+    assert len(branches.nodes) < len(bag.nodes) / 20
+    shorter = Extent(extents[10_000].start, 1000, extents[10_000].block, 0)
+    for new in (
+        [*extents[:10_000], shorter, *extents[10_001:]],
+        [*extents[:10_000], *extents[10_001:]],
+        [*extents, Extent(len(extents) * MIB, 17, block(1), 0)],
+        extents[:-1],
+        extents[:10_000],
+        extents[1:],
+    ):
+        file, made = File(new), NodeBag()
+        branches.forget()
+        tree = update_extents(root, changed_ranges(extents, new), file, branches.load, made.emit)
+        assert tree == build_extents(new, NodeBag().emit)
+        assert len(file.read) < 3000
+        assert len(branches.loaded) <= 3
+        assert len(made.nodes) <= 6
 
 
 def test_one_block_repeated_for_ever_makes_bounded_nodes() -> None:

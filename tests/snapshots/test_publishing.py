@@ -13,7 +13,7 @@ from syncer.errors import RemoteFull
 from syncer.meta.database import Database
 from syncer.meta.treereader import TreeReader
 from syncer.snapshots import planter, publisher
-from syncer.snapshots.extenttree import build_extents
+from syncer.snapshots.extenttree import build_extents, update_extents
 from syncer.snapshots.levels import Shape
 from syncer.snapshots.tree import build_directory, update_directory
 from syncer.values import ROOT_INODE
@@ -25,7 +25,7 @@ SMALL = Shape(bits=2, items_max=8)
 @pytest.fixture
 def small_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Directories of a few entries are large, and their trees have several levels."""
-    for function in (build_directory, update_directory, build_extents):
+    for function in (build_directory, update_directory, build_extents, update_extents):
         monkeypatch.setattr(planter, function.__name__, partial(function, shape=SMALL))
     monkeypatch.setattr(planter, "LARGE_ENTRIES", 6)
     monkeypatch.setattr(planter, "EXTENTS_INLINE", 3)
