@@ -98,6 +98,7 @@ class FileSystem:
         that ends the set-id bits.
         """
         self.check_writable()
+        atime_ns, mtime_ns = _kept_time(atime_ns), _kept_time(mtime_ns)
         inode = self.names.inode(number)
         if size is not None:
             if inode.is_directory:
@@ -258,6 +259,11 @@ class FileSystem:
 
     def looked_up(self, number: InodeNumber) -> None:
         self.handles.looked_up(number)
+
+
+def _kept_time(time_ns: int | None) -> int | None:
+    """The nearest that 64 bits of nanoseconds hold: from 1677 to 2262."""
+    return None if time_ns is None else max(-(2**63), min(time_ns, 2**63 - 1))
 
 
 def _ended(inode: Inode, writer: Caller | None) -> int:

@@ -13,9 +13,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TOOLS = (
-    *("bash", "cat", "cp", "dirname", "env", "flock", "mkdir", "readlink"),
+    *("bash", "cat", "chmod", "cp", "dirname", "env", "flock", "mkdir", "readlink"),
     *("realpath", "rm", "sed", "sha256sum", "sort", "touch", "true"),
 )
+
+TESTED = ("sshd", "ssh", "rsync", "setfattr", "git", "gcc", "make", "dbench", "fio", "stress-ng")
+"""The programs that `scripts/test` looks for, and PostgreSQL's for the long form."""
 
 SYNCER = """#!/bin/bash
 echo "syncer ran in $PWD with $*"
@@ -30,6 +33,13 @@ exec "$@"
 APT_GET = """#!/bin/bash
 echo "apt-get $*" >> "{log}"
 [[ "$*" == "{succeeds}" ]] && cp "{path}/gcc" "{path}/fusermount3"
+"""
+
+APT_GET_POSTGRESQL = """#!/bin/bash
+echo "apt-get $*" >> "{log}"
+printf '#!/bin/bash\\necho "15 main 5432 online postgres"\\n' > "{path}/pg_lsclusters"
+printf '#!/bin/bash\\necho "pg_ctlcluster $*" >> "{log}"\\nexit 2\\n' > "{path}/pg_ctlcluster"
+chmod +x "{path}"/pg_*
 """
 
 PYTHON = """#!/bin/bash
@@ -195,7 +205,7 @@ def test_system_packages_that_cannot_be_installed_end_it_in_one_line(machine: Ma
 
 
 def test_a_failed_check_fails_the_run_although_the_tests_pass(machine: Machine) -> None:
-    for name in ("sshd", "ssh", "rsync", "setfattr", "git", "gcc", "make"):
+    for name in (*TESTED, "pg_ctlcluster"):
         machine.command(machine.path / name, "#!/bin/bash\n")
     machine.run(script="test")
     assert [call.split()[-1] for call in machine.installs()] == [f"{machine.checkout}[test]"]
@@ -214,3 +224,20 @@ def test_a_failed_check_fails_the_run_although_the_tests_pass(machine: Machine) 
 
     machine.command(machine.checkout / ".venv/bin/python", stand_in.replace("*mypy*) exit 1", "*pytest*) exit 5"))
     assert machine.run(script="test").returncode == 5
+
+
+@pytest.mark.parametrize("arguments", [["--long"], ["-x", "--long", "-k", "a"]], ids=" ".join)
+def test_the_long_form_installs_postgresql_and_stops_the_server_that_comes_with_it(
+    machine: Machine, arguments: list[str]
+) -> None:
+    for name in TESTED:
+        machine.command(machine.path / name, "#!/bin/bash\n")
+    machine.run(script="test")
+    assert not any("apt-get" in call for call in machine.calls())
+    machine.command(machine.path / "apt-get", APT_GET_POSTGRESQL.format(log=machine.log, path=machine.path))
+    assert machine.run(*arguments, script="test").returncode == 0
+    calls = machine.calls()
+    assert calls.count("apt-get install -qq -y --no-install-recommends postgresql") == 1
+    assert calls.count("pg_ctlcluster 15 main stop") == 1
+    assert machine.run(*arguments, script="test").returncode == 0
+    assert not any(call.startswith(("apt-get", "pg_ctlcluster")) for call in machine.calls())
