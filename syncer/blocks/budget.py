@@ -23,7 +23,9 @@ BATCH_BYTES = 8 * 1024 * 1024
 budget full of what only sealing can shrink would be full for ever."""
 LOG_SHARE = 8
 """The WAL may hold this share of the budget. Then every change waits until it has started over, also one that frees."""
-EVICT_BATCH = 256
+EVICT_BATCH = 1024
+ROWS_BYTES = 8 * 1024 * 1024
+"""Blocks that are rows go by so much at a time: their room comes back only with a commit and a checkpoint."""
 AMPLE_BYTES = 16 * 1024 * 1024
 UNCHECKED_CALLS = 32
 UNCHECKED_BYTES = 128 * 1024
@@ -100,12 +102,14 @@ class Budget:
         return True
 
     def _victims(self, missing_bytes: int) -> list[Block]:
-        """Least recently used blocks of one kind, about *missing_bytes* together."""
+        """Least recently used blocks of one kind, about *missing_bytes* together, or more where room comes slowly."""
         candidates = [
             b for b in self._meta.blocks.evictable(EVICT_BATCH + len(self.pinned)) if b.number not in self.pinned
         ]
         chosen: list[Block] = []
         freed = 0
+        if candidates and candidates[0].cached == CACHED_ROW:
+            missing_bytes = max(missing_bytes, ROWS_BYTES)
         for block in candidates:
             if freed >= missing_bytes or block.cached != candidates[0].cached:
                 break

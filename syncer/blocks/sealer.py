@@ -209,7 +209,7 @@ class Sealer:
                 await self._store.budget.reserve(len(inode.content), RESERVE_S, rows=True, sealing=True)
             if self._start(number, sealed) is not None:
                 sealed += await self._seal_stretches(number, self._stretches(number))
-            for begin, end in sealed:
+            for begin, end in _joined(sealed, 2 * MARGIN_BYTES):
                 await self._mend_fragments(number, begin, end)
         except (SyncerError, OSError) as error:
             log.warning("inode %d cannot be sealed now: %s", number, error)
@@ -300,13 +300,15 @@ class Sealer:
 
     async def _here(self, found: Sequence[Extent]) -> list[bytes | None] | None:
         """The bytes of blocks, and None for what a dirty file holds; no list when a block is not in the cache."""
+        if not all(extent.source < 0 or self._store.has(extent) for extent in found):
+            return None
         parts: list[bytes | None] = []
         for extent in found:
             data = None
             if extent.source > 0:
                 await trio.lowlevel.checkpoint()
-                data = self._store.read(extent, 0, extent.length)
-                if data is None:
+                data = self._store.read(extent, 0, extent.length) if self._store.has(extent) else None
+                if data is None:  # its only extent went meanwhile, or the copy turned out to be bad
                     return None
             parts.append(data)
         return parts
@@ -383,28 +385,45 @@ class Sealer:
 
     async def _mend_fragments(self, number: int, begin: int, end: int) -> None:
         """Cut the fragmented stretches around [begin, end) of a file anew, as far as their bytes are here."""
-        position = max(0, begin - MARGIN_BYTES)
-        while position < end + MARGIN_BYTES:
-            group = self._group(number, position, end + MARGIN_BYTES)
-            if not group:
-                return
-            position = group[-1].end
-            length = position - group[0].start
-            if len(group) > FRAGMENTS_PER_MIB * max(1, length // (1024 * 1024)):
-                await self._seal_stretches(number, [(group[0].start, position)])
+        position, end = max(0, begin - MARGIN_BYTES), end + MARGIN_BYTES
+        while position < end:
+            await trio.lowlevel.checkpoint()
+            extents = self._meta.extents.find(number, position, min(end, position + 2 * BLOCK_MAX_BYTES))
+            position = max(position + 2 * BLOCK_MAX_BYTES, extents[-1].end if extents else 0)
+            groups = [group for group in _adjoining(extents) if _is_fragmented(group)]
+            here = [group for group in groups if all(self._store.has(extent) for extent in group)]
+            await self._seal_stretches(number, [(group[0].start, group[-1].end) for group in here])
 
-    def _group(self, number: int, begin: int, end: int) -> list[Extent]:
-        """The first sealed extents in [begin, end) that adjoin each other, of about two blocks at most."""
-        group: list[Extent] = []
-        for extent in self._meta.extents.find(number, begin, min(end, begin + 2 * BLOCK_MAX_BYTES)):
-            if extent.source < 0 or (group and group[-1].end != extent.start):
-                if group:
-                    break
-                continue
-            group.append(extent)
-        return group
+
+def _adjoining(extents: Iterable[Extent]) -> list[list[Extent]]:
+    """Those of blocks, in groups that leave no gap."""
+    groups: list[list[Extent]] = []
+    end = -1
+    for extent in extents:
+        if extent.source > 0:
+            if extent.start != end:
+                groups.append([])
+            groups[-1].append(extent)
+            end = extent.end
+    return groups
+
+
+def _is_fragmented(group: Sequence[Extent]) -> bool:
+    length = group[-1].end - group[0].start
+    return len(group) > FRAGMENTS_PER_MIB * max(1, length // (1024 * 1024))
 
 
 def _files_of(pieces: Sequence[Piece]) -> list[int]:
     """The dirty files that hold pieces."""
     return [held for _, _, _, held in pieces if isinstance(held, int)]
+
+
+def _joined(ranges: Iterable[tuple[int, int]], gap_bytes: int) -> list[tuple[int, int]]:
+    """The ranges (begin, end), in order, and as one where they are no farther apart than *gap_bytes*."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(ranges):
+        if joined and begin <= joined[-1][1] + gap_bytes:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((begin, end))
+    return joined

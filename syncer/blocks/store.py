@@ -155,6 +155,13 @@ class BlockStore:
             return data
         return self.cache.read(self.meta.blocks.get(extent.source), extent.source_offset + offset, length)
 
+    def has(self, extent: Extent) -> bool:
+        """Whether the bytes of the extent, which names a block, are here; False too when the block is gone."""
+        try:
+            return bool(self.meta.blocks.get(extent.source).cached)
+        except KeyError:
+            return False
+
     def prefetch(self, numbers: Sequence[int], deadline_s: float) -> None:
         """Begin to bring blocks into the cache; whoever needs them finds out what became of it."""
         if numbers:

@@ -9,6 +9,7 @@ import trio.testing
 
 from syncer.backends.memory import MemoryBackend
 from syncer.engine import Engine, Settings
+from syncer.meta.extents import Extent
 from syncer.values import ROOT_INODE
 from tests.support.core_check import check_engine, check_sealed
 from tests.support.core_world import NEVER_S, open_world, read_whole, threads_as_awaits, write_file
@@ -115,3 +116,29 @@ async def test_many_small_ranges_become_few_blocks_and_lone_ones_stay_small(
             assert sizes.count(4096) == 2
             assert len(sizes) <= 2 + 4 and 990_000 < sum(sizes) < 1_010_000 + 3 * 4096
             assert await read_whole(world.engine, number) == data
+
+
+async def test_sealing_scattered_ranges_looks_at_each_of_them_a_few_times(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking for fragments around each of them anew would cost their square."""
+    looks = 0
+    with threads_as_awaits():
+        async with open_world(tmp_path, MemoryBackend(), SETTINGS) as world:
+            data = bytearray(50_100_000)
+            number = await write_file(world.engine, b"file", b"x", offset=len(data) - 1)
+            data[-1:] = b"x"
+            await _edit(world.engine, data, [(100_000 * index, 10) for index in range(500)])
+            rows = world.meta.extents._rows
+
+            def counted(number: int, start: int, end: int) -> list[Extent]:
+                nonlocal looks
+                found = rows(number, start, end)
+                looks += 1 + len(found)
+                return found
+
+            monkeypatch.setattr(world.meta.extents, "_rows", counted)
+            await world.engine.sealer.seal_everything()
+            assert looks < 10 * 500
+            check_sealed(world.meta)
+            assert await read_whole(world.engine, number, 4_000_000) == data

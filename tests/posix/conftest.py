@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.mount import Mount, place_for_a_mount
 
-LIFETIME_S = 900.0
+LIFETIME_S = 3600.0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
