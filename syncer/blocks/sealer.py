@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -116,7 +117,7 @@ class Sealer:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
-        self._replaced_blocks = False
+        self._replacing = False
         self._copied: list[tuple[int, int, int, int]] = []
         """(inode, dirty file, begin, end) of frozen bytes that are in blocks too: freed once those are durable."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -336,25 +337,35 @@ class Sealer:
         Raises: OSError.
         """
         pieces = [piece for copy in copies for piece in copy.pieces]
-        if files := _files_of(pieces):
-            await self._durability.sync(dirty=files, files=self._store.unsynced_files(pieces))
+        files = _files_of(pieces)
+        synced: set[Path] = set()
+        while files or not synced.issuperset(self._store.unsynced_files(pieces)):  # another file may have got them too
+            synced.update(self._store.unsynced_files(pieces))
+            await self._durability.sync(dirty=files, files=synced)
+            files = []
         while copies:  # ATOMIC: to the end of the records
             copy = copies.pop()
             if self._meta.extents.view(number, copy.begin, copy.end, frozen=True) == copy.found:
                 self._record(number, copy)
             else:
                 self._store.discard(copy.pieces)
-        if self._replaced_blocks:
-            self._meta.database.sync()  # the next commit deletes them
-            self._replaced_blocks = False
+        self._sync_replacing()
         self._store.settle(number)
         await self._free_copied()
 
+    def _sync_replacing(self) -> None:
+        """Blocks that were replaced go with the next commit: what replaces them must be on record durably before."""
+        if self._replacing:
+            self._meta.database.sync()
+            self._replacing = False
+
     def _record(self, number: int, copy: _Copy) -> None:
         dirty = [extent for extent in copy.found if extent.source < 0]
-        newest = max((-extent.source for extent in dirty), default=0)
+        newest = self._meta.extents.newest_frozen(number)
         self._meta.extents.seal(number, copy.begin, copy.end, newest, copy.pieces, int(time.time()))
-        self._replaced_blocks = self._replaced_blocks or len(dirty) < len(copy.found)
+        self._replacing = self._replacing or len(dirty) < len(copy.found)
+        if self._meta.database.is_commit_due(2):  # long before a record has to commit
+            self._sync_replacing()
         for source in {extent.source for extent in dirty}:
             places = [(part.source_offset, part.source_offset + part.length) for part in dirty if part.source == source]
             self._copied.append((number, -source, places[0][0], places[-1][1]))  # what is between is in none of them

@@ -85,6 +85,10 @@ class ExtentTable(Table):
             parts = _laid_over(parts, [Extent(low, high - low, -dirty, low) for low, high in ranges])
         return parts
 
+    def newest_frozen(self, number: int) -> int:
+        """The youngest overlay of the inode that takes no more writes; 0 without one. The one that does is younger."""
+        return max(self._frozen(number), default=0)
+
     def _frozen(self, number: int) -> list[int]:
         """The overlays of the inode that take no more writes, oldest first."""
         inode = self._inodes.get(number)
@@ -337,7 +341,7 @@ class ExtentTable(Table):
 
     @journaled(49)
     def seal(self, number: int, start: int, end: int, newest: int, pieces: Sequence[Piece], now_s: int) -> None:
-        """What covers [start, end), overlays up to *newest* among it, became blocks; between them there are zeros.
+        """What covers [start, end), the overlays up to *newest* among it, became blocks; between them there are zeros.
 
         The caller has made sure that it is still what was read to make them.
         """

@@ -93,6 +93,29 @@ async def test_what_changes_while_it_is_being_sealed(
                 assert await read_whole(world.engine, number) == data
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 9, 12])
+async def test_a_tail_that_ends_during_sealing_takes_nothing_along_that_was_written_over_it(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, steps: int
+) -> None:
+    """Its dirty file is younger than the overlay that has the newest bytes."""
+    data = bytearray(random.Random(8).randbytes(9_000_000))
+    with threads_as_awaits():
+        async with open_world(tmp_path, MemoryBackend(), SETTINGS) as world:
+            engine = world.engine
+            number = await write_file(engine, b"file", bytes(data))
+            await engine.sealer.seal_everything()
+            await _edit(engine, data, [(1000, 5)])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.sealer.seal_quiet, 0.0)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                await _edit(engine, data, [(2000, 5), (9_000_000, 100_000), (9_050_000, 1000)])
+            assert await read_whole(engine, number) == data
+            await engine.sealer.seal_everything()
+            assert await read_whole(engine, number) == data
+            check_sealed(world.meta)
+
+
 async def _edit(engine: Engine, data: bytearray, places: list[tuple[int, int]]) -> None:
     for offset, length in places:
         written = random.Random(offset + length).randbytes(length)

@@ -1,9 +1,10 @@
 """What must be on stable storage before something else happens: seen through the calls that make it so."""
 
+import itertools
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,42 @@ async def test_blocks_take_the_place_of_dirty_bytes_and_of_blocks_once_they_are_
         flushes.seen.clear()
         await engine.sealer.seal_quiet(0.0)
         assert recorded
+
+
+async def test_blocks_that_were_replaced_go_when_that_is_durable_also_when_there_are_many(
+    tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many operations have to be committed between, and a commit deletes what nothing names any more."""
+    monkeypatch.setattr("syncer.meta.database.UNCOMMITTED_OPERATIONS", 1)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9, budget_bytes=400_000_000) as engine:
+        _, handle = await write(engine, b"image", random_bytes(16_000_000))
+        await engine.sealer.seal_quiet(0.0)
+        await engine.file_system.fsync(handle)
+        for begin in range(0, 16_000_000, 2_000_000):  # stretches that hold whole blocks, and lone ranges
+            for offset in (*range(begin, begin + 1_700_000, 60_000), begin + 1_850_000):
+                await engine.file_system.write(handle, offset, random_bytes(1000))
+        seal, delete = engine.meta.extents.seal, engine.store.cache.delete_files
+
+        def sealed(number: int, start: int, end: int, *arguments: Any) -> None:
+            replaced = any(extent.source > 0 for extent in engine.meta.extents.view(number, start, end))
+            seal(number, start, end, *arguments)
+            if replaced:
+                flushes.seen.append("replaced")
+
+        def deleted(blocks: Sequence[BlockId]) -> None:
+            if blocks:
+                flushes.seen.append("deleted")
+            delete(blocks)
+
+        monkeypatch.setattr(engine.meta.extents, "seal", sealed)
+        monkeypatch.setattr(engine.store.cache, "delete_files", deleted)
+        flushes.seen.clear()
+        await engine.sealer.seal_quiet(0.0)
+        engine.commit()
+        events = [event for event in flushes.seen if event in ("replaced", "journal", "deleted")]
+        assert "deleted" in events
+        for before, event in itertools.pairwise(events):
+            assert (before, event) != ("replaced", "deleted"), events
 
 
 async def test_nothing_is_evicted_before_it_is_durably_known_where_it_went(
