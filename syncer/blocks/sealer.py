@@ -354,7 +354,10 @@ class Sealer:
         await self._free_copied()
 
     def _sync_replacing(self) -> None:
-        """Blocks that were replaced go with the next commit: what replaces them must be on record durably before."""
+        """Blocks that were replaced go with the next commit, and dirty files that hold nothing any more.
+
+        What takes the place of blocks, or of bytes that an fsync has promised, must be on record durably before.
+        """
         if self._replacing:
             self._meta.database.sync()
             self._replacing = False
@@ -363,7 +366,8 @@ class Sealer:
         dirty = [extent for extent in copy.found if extent.source < 0]
         newest = self._meta.extents.newest_frozen(number)
         self._meta.extents.seal(number, copy.begin, copy.end, newest, copy.pieces, int(time.time()))
-        self._replacing = self._replacing or len(dirty) < len(copy.found)
+        promised = any(-extent.source in self._store.dirty.promised for extent in dirty)
+        self._replacing = self._replacing or promised or len(dirty) < len(copy.found)
         if self._meta.database.is_commit_due(2):  # long before a record has to commit
             self._sync_replacing()
         for source in {extent.source for extent in dirty}:

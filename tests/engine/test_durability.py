@@ -315,6 +315,42 @@ async def test_blocks_that_were_replaced_go_when_that_is_durable_also_when_there
             assert (before, event) != ("replaced", "deleted"), events
 
 
+@pytest.mark.parametrize("length", [5000, 300_000])
+async def test_an_overlay_that_was_fsynced_goes_when_its_copy_is_on_record(
+    tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle = create(engine, b"image")
+        engine.file_system.setattr(number, size=1_000_000)
+        await engine.file_system.write(handle, 1000, random_bytes(length))
+        await engine.file_system.fsync(handle)
+        seal, delete = engine.meta.extents.seal, engine.store.dirty.delete
+
+        def sealed(*arguments: Any) -> None:
+            seal(*arguments)
+            flushes.seen.append("sealed")
+
+        def deleted(dirty: int) -> None:
+            flushes.seen.append("deleted")
+            delete(dirty)
+
+        sync = engine.durability.sync
+
+        async def commit_first(*arguments: Any, **options: Any) -> None:
+            engine.commit()
+            await sync(*arguments, **options)
+
+        monkeypatch.setattr(engine.durability, "sync", commit_first)
+        monkeypatch.setattr(engine.meta.extents, "seal", sealed)
+        monkeypatch.setattr(engine.store.dirty, "delete", deleted)
+        flushes.seen.clear()
+        await engine.sealer.seal_quiet(0.0)
+        engine.commit()
+        events = [event for event in flushes.seen if event in ("sealed", "journal", "deleted")]
+        assert events[events.index("sealed") :][:2] == ["sealed", "journal"]
+        assert "deleted" in events
+
+
 async def test_nothing_is_evicted_before_it_is_durably_known_where_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
