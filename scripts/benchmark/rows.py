@@ -110,7 +110,7 @@ QUICK = Sizes(
     first_files=5,
     uploading_bytes=64 * MEBIBYTE,
     rest_s=0.5,
-    scale=(100, 1_000, 10_000),
+    scale=(100, 1_000),
     budget_megabytes=1000,
 )
 
