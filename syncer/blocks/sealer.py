@@ -113,7 +113,6 @@ class Sealer:
         self._tails = tails
         self._quiet_s = quiet_s
         self._written: dict[int, float] = {}
-        self._busy: set[int] = set()
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
@@ -194,10 +193,9 @@ class Sealer:
                     for begin, end in self._stretches(number, gap_bytes=0):
                         found = self._meta.extents.view(number, begin, end, frozen=True)
                         copy = _Copy(found, self._pieces(number, self._cut_parts(found, [None] * len(found))))
-                        sync_paths([self._store.dirty.path(held) for held in _files_of(copy.pieces)])
-                        sync_paths(self._store.unsynced_files(copy.pieces))
-                        self._record(number, copy)
-                        self._store.settle(number)
+                        written = [self._store.dirty.path(held) for held in _files_of(copy.pieces)]
+                        sync_paths([*written, *self._store.unsynced_files(copy.pieces)])
+                        self._record_all(number, [copy])
                 self._written.pop(number, None)
 
     async def _seal(self, number: int) -> None:
@@ -329,10 +327,7 @@ class Sealer:
         return cut_stretch(found[0].start, contiguous())
 
     async def _record_durably(self, number: int, copies: list[_Copy]) -> None:
-        """Record the blocks in place of what they were made of. *copies* is empty then.
-
-        They are durable before, because what they take the place of may be; and the record of it is before anything
-        is freed. A stretch that has changed is left: whoever changed it has noted it for the next round.
+        """Record the blocks, which are durable before, because what they take the place of may be. See `_record_all`.
 
         Raises: OSError.
         """
@@ -343,7 +338,15 @@ class Sealer:
             synced.update(self._store.unsynced_files(pieces))
             await self._durability.sync(dirty=files, files=synced)
             files = []
-        while copies:  # ATOMIC: to the end of the records
+        self._record_all(number, copies)
+        await self._free_copied()
+
+    def _record_all(self, number: int, copies: list[_Copy]) -> None:
+        """Record durable blocks in place of what they were made of. ATOMIC. *copies* is empty then.
+
+        A stretch that has changed is left: whoever changed it has noted it for the next round.
+        """
+        while copies:
             copy = copies.pop()
             if self._meta.extents.view(number, copy.begin, copy.end, frozen=True) == copy.found:
                 self._record(number, copy)
@@ -351,7 +354,6 @@ class Sealer:
                 self._store.discard(copy.pieces)
         self._sync_replacing()
         self._store.settle(number)
-        await self._free_copied()
 
     def _sync_replacing(self) -> None:
         """Blocks that were replaced go with the next commit, and dirty files that hold nothing any more.

@@ -315,9 +315,10 @@ async def test_blocks_that_were_replaced_go_when_that_is_durable_also_when_there
             assert (before, event) != ("replaced", "deleted"), events
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("length", [5000, 300_000])
 async def test_an_overlay_that_was_fsynced_goes_when_its_copy_is_on_record(
-    tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch, length: int
+    tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch, length: int, at_once: bool
 ) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         number, handle = create(engine, b"image")
@@ -343,8 +344,15 @@ async def test_an_overlay_that_was_fsynced_goes_when_its_copy_is_on_record(
         monkeypatch.setattr(engine.durability, "sync", commit_first)
         monkeypatch.setattr(engine.meta.extents, "seal", sealed)
         monkeypatch.setattr(engine.store.dirty, "delete", deleted)
+        seal_quiet = engine.sealer.seal_quiet
+        if at_once:  # a file that was never quiet is sealed without a pause, before a snapshot
+
+            async def never(quiet_s: float) -> None:
+                await trio.lowlevel.checkpoint()
+
+            monkeypatch.setattr(engine.sealer, "seal_quiet", never)
         flushes.seen.clear()
-        await engine.sealer.seal_quiet(0.0)
+        await (engine.sealer.seal_everything() if at_once else seal_quiet(0.0))
         engine.commit()
         events = [event for event in flushes.seen if event in ("sealed", "journal", "deleted")]
         assert events[events.index("sealed") :][:2] == ["sealed", "journal"]
