@@ -22,6 +22,8 @@ ID_BYTES = 32
 ROOT_INODE = InodeNumber(1)
 PEER_SHIFT = 40
 NAME_MAX_BYTES = 255
+FILE_END_MAX = 2**63 - 1
+"""No byte of a file is at this offset or beyond, whatever a mount allows."""
 
 BLOCK_MIN_BYTES = 256 * 1024
 BLOCK_MEAN_BYTES = 1024 * 1024

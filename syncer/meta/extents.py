@@ -19,7 +19,7 @@ from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, BlockTable
 from syncer.meta.database import Database, Table, journaled
 from syncer.meta.inodes import Inode, InodeTable
 from syncer.meta.overlays import REGION_BYTES, OverlayTable
-from syncer.values import SMALL_BYTES, BlockId
+from syncer.values import FILE_END_MAX, SMALL_BYTES, BlockId
 
 DirtyNumber = NewType("DirtyNumber", int)
 """Names a file under dirty/; 1 or more, never reused."""
@@ -118,11 +118,16 @@ class ExtentTable(Table):
 
     def dirty_files(self, inode: Inode) -> set[int]:
         """The dirty files that hold bytes of the inode."""
+        return {*self._sources(inode.number), inode.tail, *self._overlays.of(inode.number)} - {0}
+
+    def _sources(self, number: int, start: int = 0, end: int = FILE_END_MAX) -> list[int]:
+        """The dirty files of rows that begin in [start, end)."""
         rows = self.execute(
-            "SELECT DISTINCT -source FROM extents INDEXED BY extents_dirty WHERE inode = ? AND source < 0",
-            (inode.number,),
+            "SELECT DISTINCT -source FROM extents INDEXED BY extents_dirty"
+            " WHERE inode = ? AND source < 0 AND start >= ? AND start < ?",
+            (number, start, end),
         )
-        return {*(row[0] for row in rows), inode.tail, *self._overlays.of(inode.number)} - {0}
+        return [row[0] for row in rows]
 
     def next_frozen(self, number: int, position: int) -> int | None:
         """The first byte at or after *position* that is in a dirty file which takes no more writes."""
@@ -171,13 +176,8 @@ class ExtentTable(Table):
                     )
                 if extent.source < 0:
                     self._maybe_gone(-extent.source, number)
-        dirty = self.execute(
-            "SELECT DISTINCT -source FROM extents INDEXED BY extents_dirty"
-            " WHERE inode = ? AND source < 0 AND start >= ? AND start < ?",
-            (number, start, end),
-        )
-        for row in dirty.fetchall():
-            self._maybe_gone(row[0], number)
+        for dirty in self._sources(number, start, end):
+            self._maybe_gone(dirty, number)
         self.execute("DELETE FROM extents WHERE inode = ? AND start >= ? AND start < ?", (number, start, end))
 
     def _uncover(self, number: int, start: int, end: int, newest: int | None = None) -> None:

@@ -7,8 +7,7 @@ from types import MappingProxyType
 from syncer.meta.database import Database, Table, journaled
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
-from syncer.meta.treereader import FILE_MAX_BYTES
-from syncer.values import PeerId, TreeId
+from syncer.values import FILE_END_MAX, PeerId, TreeId
 
 _NONE: Mapping[int, TreeId | None] = MappingProxyType({})
 
@@ -136,7 +135,7 @@ class SnapshotTable(Table):
                     "INSERT INTO trees VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET id = excluded.id", (number, tree)
                 )
                 if missed:
-                    whole = (number, 0, FILE_MAX_BYTES, self._inodes.generation)
+                    whole = (number, 0, FILE_END_MAX, self._inodes.generation)
                     self.execute("INSERT OR REPLACE INTO changed_extents VALUES (?, ?, ?, ?)", whole)
 
     def _missed_extents(self, number: int, generation: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from syncer.meta.database import Database
-from syncer.values import ROOT_INODE, BlockId, TreeId
+from syncer.values import FILE_END_MAX, ROOT_INODE, BlockId, TreeId
 
 ExtentRow = tuple[int, int, BlockId, int]
 """(start, length, block id, offset in the block)"""
@@ -169,7 +169,7 @@ class TreeReader:
             f" WHERE {where} AND NOT EXISTS (SELECT 1 FROM trees t WHERE t.inode = d.inode) AND e.start <="
             " ifnull((SELECT x.start FROM extents x WHERE x.inode = d.inode ORDER BY x.start LIMIT 1 OFFSET ?), ?)"
             " ORDER BY d.name, e.start",
-            (*arguments, extents_max, FILE_MAX_BYTES),
+            (*arguments, extents_max, FILE_END_MAX),
         ):
             known = found.setdefault(number, [])
             if known is None or (known and known[-1][0] >= start):
@@ -271,4 +271,3 @@ class TreeReader:
 
 
 _BATCH = 2048
-FILE_MAX_BYTES = 2**63 - 1

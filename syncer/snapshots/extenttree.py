@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from syncer.errors import ObjectCorrupt
-from syncer.snapshots.levels import SHAPE, Levels, Shape, levels_ended
+from syncer.snapshots.levels import SHAPE, Levels, Shape, levels_ended, lowest_root
 from syncer.snapshots.nodes import (
     VERSION,
     Emit,
@@ -23,10 +23,9 @@ from syncer.snapshots.nodes import (
     decode_node,
     emit_node,
 )
-from syncer.values import TreeId
+from syncer.values import FILE_END_MAX, TreeId
 
 _Node = ExtentLeaf | ExtentBranch
-FILE_MAX_BYTES = 2**63 - 1
 
 
 def build_extents(
@@ -149,14 +148,14 @@ class _Change:
     def merge(self, node: _Node, base: int, *, is_last: bool) -> None:
         """Append what is in the place of *node*, which begins at *base*; the last one reaches as far as a file can."""
         if isinstance(node, ExtentLeaf):
-            self._read(base, FILE_MAX_BYTES)
+            self._read(base, FILE_END_MAX)
             return
         for index, child in enumerate(node.children):
             self._merge_child(node.level, child, base, is_last and index == len(node.children) - 1)
             base += child.span
 
     def _merge_child(self, level: int, child: SpanChild, base: int, is_last: bool) -> None:
-        end = FILE_MAX_BYTES if is_last else base + child.span
+        end = FILE_END_MAX if is_last else base + child.span
         if not self._is_changed(base, end) and self._sequence.end == base and self._sequence.levels.can_take(level):
             self._sequence.take(level, child, self._source.last_block(base + child.span))
         elif level == 1:
@@ -176,19 +175,19 @@ class _Change:
         found = self._sequence.levels.finish()
         if found is None:
             return emit_node(ExtentLeaf(VERSION, ()), self._emit)
-        level, child = found
-        while level > 1 and TreeId(child.tree) not in self._made:  # no root has a single child, but what was taken may
-            node = _load_child(level, child, self._load)
-            if isinstance(node, ExtentLeaf) or len(node.children) > 1:
-                break
-            level, child = level - 1, node.children[0]
-        return TreeId(child.tree)
+        return TreeId(lowest_root(*found, self._taken_children).tree)
+
+    def _taken_children(self, level: int, child: SpanChild) -> Sequence[SpanChild]:
+        if TreeId(child.tree) in self._made:
+            return ()
+        node = _load_child(level, child, self._load)
+        return () if isinstance(node, ExtentLeaf) else node.children
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def iter_extents(root: TreeId, load: Load, start: int = 0, end: int = FILE_MAX_BYTES) -> Iterator[Extent]:
+def iter_extents(root: TreeId, load: Load, start: int = 0, end: int = FILE_END_MAX) -> Iterator[Extent]:
     """The extents of a file that have a byte in [*start*, *end*), in order and whole, with absolute starts.
 
     Loads only nodes that reach into that range.
@@ -210,7 +209,7 @@ def iter_extents(root: TreeId, load: Load, start: int = 0, end: int = FILE_MAX_B
             return
         base, level, child = waiting.pop()
         node = _load_child(level, child, load)
-        if base + child.span > FILE_MAX_BYTES:
+        if base + child.span > FILE_END_MAX:
             raise ObjectCorrupt("an extent tree reaches beyond the longest file there can be")
 
 

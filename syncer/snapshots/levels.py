@@ -38,6 +38,16 @@ def levels_ended(digest: bytes, shape: Shape = SHAPE) -> int:
     return zeros // shape.bits
 
 
+def lowest_root(level: int, node: Ref, children: Callable[[int, Ref], Sequence[Ref]]) -> Ref:
+    """No root has a single child, but what was taken from an old tree may have: the node below all such.
+
+    *children* gives those of a node of the old tree on that level; none for a leaf, and none for a new node.
+    """
+    while level > 1 and len(below := children(level, node)) == 1:
+        level, node = level - 1, below[0]
+    return node
+
+
 class Levels(Generic[Item, Ref]):
     """Takes a sequence's items (level 0) and nodes of its old tree (higher levels), in order, and makes its tree.
 

@@ -12,10 +12,10 @@ from syncer.blocks.codec import seal
 from syncer.blocks.pack import Pack, PackBuilder
 from syncer.meta.snapshottable import DirectoryTree
 from syncer.meta.treereader import TreeReader, TreeRow
-from syncer.snapshots.extenttree import FILE_MAX_BYTES, build_extents, update_extents
+from syncer.snapshots.extenttree import build_extents, update_extents
 from syncer.snapshots.nodes import EXTENTS_INLINE, Entry, Extent
 from syncer.snapshots.tree import build_directory, build_root, update_directory
-from syncer.values import ROOT_INODE, TREE, BlockId, TreeId
+from syncer.values import FILE_END_MAX, ROOT_INODE, TREE, BlockId, TreeId
 
 LARGE_ENTRIES = 2048
 """Directories with more entries than this are published by their changes."""
@@ -164,7 +164,7 @@ class _File:
         self.inode = inode
         self._planter = planter
 
-    def extents(self, start: int = 0, end: int = FILE_MAX_BYTES) -> Iterator[Extent]:
+    def extents(self, start: int = 0, end: int = FILE_END_MAX) -> Iterator[Extent]:
         """Raises: GaveWay."""
         for row in self._planter.reader.extents(self.inode, start, end):
             if self._planter.unwanted:

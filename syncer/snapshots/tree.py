@@ -15,7 +15,7 @@ import msgspec
 from blake3 import blake3
 
 from syncer.errors import ObjectCorrupt
-from syncer.snapshots.levels import SHAPE, Levels, Shape, levels_ended
+from syncer.snapshots.levels import SHAPE, Levels, Shape, levels_ended, lowest_root
 from syncer.snapshots.nodes import (
     VERSION,
     XATTRS_A_NODE_BYTES,
@@ -182,13 +182,13 @@ class _Change:
         found = self._levels.finish()
         if found is None:
             return emit_node(DirectoryLeaf(VERSION, ()), self._emit_new)
-        level, child = found
-        while level > 1 and TreeId(child.tree) not in self._made:  # no root has a single child, but what was taken may
-            node = _load_child(level, child, self._load)
-            if isinstance(node, DirectoryLeaf) or len(node.children) > 1:
-                break
-            level, child = level - 1, node.children[0]
-        return TreeId(child.tree)
+        return TreeId(lowest_root(*found, self._taken_children).tree)
+
+    def _taken_children(self, level: int, child: NameChild) -> Sequence[NameChild]:
+        if TreeId(child.tree) in self._made:
+            return ()
+        node = _load_child(level, child, self._load)
+        return () if isinstance(node, DirectoryLeaf) else node.children
 
 
 def _merged(entries: Sequence[Entry], changes: _Changes) -> Iterable[Entry]:
