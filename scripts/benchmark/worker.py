@@ -12,6 +12,7 @@ It imports nothing of the project: the interpreter's own weight is all it adds, 
 """
 
 import io
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -187,6 +188,19 @@ def stat_files(folder: str, *, name: str, count: int) -> Run:
     return _each(_paths(folder, name, count), os.stat)
 
 
+def _sampled(paths: Iterable[str], count: int, operation: Callable[[str], object], deadline: float) -> Outcome:
+    """*operation* on each of *count* paths, a sample each. What it takes to name the next one is in none."""
+    samples = []
+    for path in paths:
+        before = clock()
+        operation(path)
+        after = clock()
+        samples.append(after - before)
+        if after > deadline:
+            break
+    return Outcome(len(samples), len(samples) < count, samples)
+
+
 def stat_scattered(folder: str, *, name: str, files: int, per_directory: int, count: int) -> Run:
     """stat(2) of some of *files* in directories of so many. Amount: calls; a sample is one of them.
 
@@ -196,16 +210,12 @@ def stat_scattered(folder: str, *, name: str, files: int, per_directory: int, co
     paths = [(f"{folder}/{name}/{directory:06d}", f"{at:02d}") for directory, at in chosen]
 
     def run(deadline: float) -> Outcome:
-        samples = []
-        for directory, file in paths:
-            os.stat(directory)
-            before = clock()
-            os.stat(f"{directory}/{file}")
-            after = clock()
-            samples.append(after - before)
-            if after > deadline:
-                break
-        return Outcome(len(samples), len(samples) < count, samples)
+        def known() -> Iterator[str]:
+            for directory, file in paths:
+                os.stat(directory)
+                yield f"{directory}/{file}"
+
+        return _sampled(known(), count, os.stat, deadline)
 
     return run
 
@@ -227,15 +237,9 @@ def open_close(folder: str, *, name: str, count: int) -> Run:
     path = f"{folder}/{name}"
 
     def run(deadline: float) -> Outcome:
-        samples = []
-        for _ in range(count):
-            before = clock()
-            os.close(os.open(path, os.O_RDONLY))
-            after = clock()
-            samples.append(after - before)
-            if after > deadline:
-                break
-        return Outcome(len(samples), len(samples) < count, samples)
+        return _sampled(
+            itertools.repeat(path, count), count, lambda path: os.close(os.open(path, os.O_RDONLY)), deadline
+        )
 
     return run
 

@@ -16,11 +16,13 @@ import sys
 import zipfile
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
+from tests.support import programs
 from tests.support.mount import forget_pages
 
 pytestmark = pytest.mark.slow
@@ -30,23 +32,8 @@ WITHIN_S = 900.0 if LONG else 120.0
 MIB = 1 << 20
 
 
-def run(*command: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
-    """Run a program that must succeed; what it prints."""
-    outcome = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C", **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="surrogateescape",
-        timeout=WITHIN_S,
-        check=False,
-    )
-    said = outcome.stdout if len(outcome.stdout) < 6000 else f"{outcome.stdout[:3000]}\n...\n{outcome.stdout[-3000:]}"
-    assert outcome.returncode == 0, f"{command}: {outcome.returncode}: {said}"
-    return outcome.stdout
+run = partial(programs.run, merged=True, within_s=WITHIN_S)
+git = partial(programs.git, merged=True, within_s=WITHIN_S)
 
 
 def forget_all_pages(place: Path) -> None:
@@ -58,19 +45,7 @@ def forget_all_pages(place: Path) -> None:
 
 # --- git -------------------------------------------------------------------------------------------------------------
 
-GIT = {
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_CONFIG_SYSTEM": "/dev/null",
-    "GIT_AUTHOR_NAME": "A",
-    "GIT_AUTHOR_EMAIL": "a@example.com",
-    "GIT_COMMITTER_NAME": "A",
-    "GIT_COMMITTER_EMAIL": "a@example.com",
-}
 GIT_FILES, GIT_FOLDERS, GIT_COMMITS = 5200, 180, 5
-
-
-def git(repository: Path, *arguments: object) -> str:
-    return run("git", *arguments, cwd=repository, environment=GIT)
 
 
 def history() -> Iterator[bytes]:
@@ -98,7 +73,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["git", "fast-import", "--quiet"],
         input=b"".join(history()),
         cwd=place,
-        env={**os.environ, **GIT},
+        env={**os.environ, **programs.GIT},
         timeout=WITHIN_S,
         check=True,
     )

@@ -4,15 +4,15 @@ import filecmp
 import os
 import random
 import stat
-import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.posix import as_root
+from tests.support.programs import git, run
 
 pytestmark = pytest.mark.slow
 
@@ -20,22 +20,6 @@ WITHIN_S = 120.0
 FILES, TREE_FILES = 300, 150
 PAST_NS = 1_234_567_890_123_456_789
 TEXT = "The quick brown fox jumps over the lazy dog.\n"
-
-
-def run(*command: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
-    """Run a program that must succeed; what it prints."""
-    outcome = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C", **(environment or {})},
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        timeout=WITHIN_S,
-        check=False,
-    )
-    assert outcome.returncode == 0, f"{command}: {outcome.returncode}: {outcome.stdout[-2000:]}{outcome.stderr[-2000:]}"
-    return outcome.stdout
 
 
 def make_tree(place: Path) -> None:
@@ -150,19 +134,6 @@ def test_find_sees_the_same_tree(folder: Path, tree: Path) -> None:
 
 
 # --- git and make ----------------------------------------------------------------------------------------------------
-
-GIT = {
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_CONFIG_SYSTEM": "/dev/null",
-    "GIT_AUTHOR_NAME": "A",
-    "GIT_AUTHOR_EMAIL": "a@example.com",
-    "GIT_COMMITTER_NAME": "A",
-    "GIT_COMMITTER_EMAIL": "a@example.com",
-}
-
-
-def git(repository: Path, *arguments: object) -> str:
-    return run("git", *arguments, cwd=repository, environment=GIT)
 
 
 def test_git_commits_branches_clones_and_collects_garbage(folder: Path) -> None:

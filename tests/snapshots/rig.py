@@ -309,3 +309,17 @@ def same(one: Picture, other: Picture) -> None:
     assert one.keys() == other.keys()
     different = [path for path in one if one[path] != other[path]]
     assert not different, [(path, one[path].attributes, other[path].attributes) for path in different[:3]]
+
+
+async def publish_until_gone(peer: Peer, remote: Remote, folder: Path) -> None:
+    """Publish; the peer's DATA, `alive` in *folder*, is copied to `killed` at the moment the remote is gone."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            await remote.gone.wait()
+            shutil.copytree(folder / "alive", folder / "killed")
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        await peer.publish()
+        nursery.cancel_scope.cancel()

@@ -25,7 +25,7 @@ from syncer.snapshots.levels import Shape
 from syncer.snapshots.planter import Planter
 from syncer.snapshots.tree import build_directory, update_directory
 from syncer.values import ROOT_INODE, TreeId
-from tests.snapshots.rig import ME, Peer, Remote, built_from, opened, same
+from tests.snapshots.rig import ME, Peer, Remote, built_from, opened, publish_until_gone, same
 from tests.support.core_scale import small_scale
 
 MIB = 1 << 20
@@ -307,18 +307,10 @@ async def test_a_publication_that_ends_at_any_put_is_made_up_by_the_next(tmp_pat
         remote, folder = first.copy(), tmp_path / f"{puts}"
         remote.go_away_after(puts, stored=stored)
         shutil.copytree(tmp_path / "one", folder / "alive")
-        async with opened(folder / "alive", remote) as peer, trio.open_nursery() as nursery:
+        async with opened(folder / "alive", remote) as peer:
             peer.contents[number] = bytearray(content)
             await peer.write(number, 50_000, b"one")
-
-            async def watch(peer: Peer = peer, remote: Remote = remote, folder: Path = folder) -> None:
-                await remote.gone.wait()
-                shutil.copytree(folder / "alive", folder / "killed")
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(watch)
-            await peer.publish()
-            nursery.cancel_scope.cancel()
+            await publish_until_gone(peer, remote, folder)
         if not remote.gone.is_set():
             break
         back = remote.returned()

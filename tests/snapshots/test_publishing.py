@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import trio
 
 from syncer.errors import RemoteFull
 from syncer.meta.database import Database
@@ -17,7 +16,7 @@ from syncer.snapshots.extenttree import build_extents, update_extents
 from syncer.snapshots.levels import Shape
 from syncer.snapshots.tree import build_directory, update_directory
 from syncer.values import ROOT_INODE
-from tests.snapshots.rig import ME, Peer, Picture, Remote, built_from, opened, same
+from tests.snapshots.rig import ME, Peer, Picture, Remote, built_from, opened, publish_until_gone, same
 
 SMALL = Shape(bits=2, items_max=8)
 
@@ -262,7 +261,7 @@ async def test_a_publication_that_ends_at_any_put_leaves_a_whole_remote(tmp_path
         remote.go_away_after(puts, stored=stored)
         folder = tmp_path / f"{stored}{puts}"
         shutil.copytree(tmp_path / "one", folder / "alive")
-        finished, expected = await publish_until_gone(folder, remote)
+        finished, expected = await change_and_publish(folder, remote)
         if finished:
             break
         back = remote.returned()
@@ -279,23 +278,14 @@ async def test_a_publication_that_ends_at_any_put_leaves_a_whole_remote(tmp_path
     assert puts == 5, "content, trees, index, snapshot, and one more of each kind that is new"
 
 
-async def publish_until_gone(folder: Path, remote: Remote) -> tuple[bool, Picture]:
-    """Change and publish; DATA is copied to `killed` at the moment the remote is gone. True when it never was."""
+async def change_and_publish(folder: Path, remote: Remote) -> tuple[bool, Picture]:
+    """Change, and publish until the remote is gone. True when it never was."""
     async with opened(folder / "alive", remote) as peer:
         peer.contents = {number: bytearray(b"kept" * 50_000) for number in [number_of(peer, ROOT_INODE, b"kept")]}
         await peer.file(b"new", random.Random(4).randbytes(9_000_000))
         peer.directory(b"folder")
         expected = peer.picture()
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await remote.gone.wait()
-                shutil.copytree(folder / "alive", folder / "killed")
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(watch)
-            await peer.publish()
-            nursery.cancel_scope.cancel()
+        await publish_until_gone(peer, remote, folder)
         return not remote.gone.is_set(), expected
 
 
