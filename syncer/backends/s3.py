@@ -3,8 +3,8 @@
 Nothing but single puts, gets, heads, deletes and listings: no multipart (a pack is far below the limit of a put), no
 conditional writes and no batched deletes, which many servers lack. A put is atomic by the protocol itself.
 
-The only module that uses boto3; its calls block and run in threads. boto3's own retries are off, RetryingBackend does
-that.
+boto3 is used here and in s3_ranges.py alone; its calls block and run in threads. boto3's own retries are off,
+RetryingBackend does that.
 """
 
 import threading
@@ -12,12 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
+import botocore.session
 import trio
 from botocore import exceptions as boto_errors
 from botocore.config import Config
 
 from syncer.backends.base import Backend, ObjectInfo, check_key, check_prefix, check_range, resolve_range
 from syncer.backends.pages import Pages
+from syncer.backends.s3_ranges import SignedRanges
 from syncer.errors import BackendError, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class S3Backend(Backend):
         self._profile = profile
         self._making = threading.Lock()
         self._client: S3Client | None = None
+        self._ranges: SignedRanges | None = None
         self._bucket_seen = False
         self._slots = trio.Semaphore(self.parallelism)
         # The threads of calls that were given up go on until the server's silence ends them.
@@ -130,6 +133,8 @@ class S3Backend(Backend):
         """Idle connections close at once; those of calls that were given up when their threads end."""
         if self._client is not None:
             self._client.close()
+        if self._ranges is not None:
+            self._ranges.close()
         await trio.lowlevel.checkpoint()
 
     def _name(self, key: str) -> str:
@@ -157,7 +162,8 @@ class S3Backend(Backend):
 
     def _make_client(self) -> "S3Client":
         """Requests are in path style on every endpoint but AWS's own, unless the user's files say otherwise."""
-        session = boto3.Session(profile_name=self._profile, region_name=self._region)
+        inner = botocore.session.Session(profile=self._profile)
+        session = boto3.Session(botocore_session=inner, region_name=self._region)
         config = Config(
             connect_timeout=CONNECT_S,
             read_timeout=SILENCE_S,
@@ -170,14 +176,26 @@ class S3Backend(Backend):
         )
         region = session.region_name or "us-east-1"
         try:
-            return session.client("s3", region_name=region, endpoint_url=self._endpoint, config=config)
+            client = session.client("s3", region_name=region, endpoint_url=self._endpoint, config=config)
         except ValueError as error:  # an endpoint in the environment or a profile that is no URL
             raise RemoteRefused(f"{self.name}: {error}", hint="check AWS_ENDPOINT_URL") from error
+        self._ranges = SignedRanges(
+            inner,
+            client,
+            self._bucket,
+            timeout_s=(CONNECT_S, SILENCE_S),
+            connections=2 * self.parallelism,
+        )
+        return client
 
     def _get(self, client: "S3Client", key: str, offset: int, length: int | None) -> bytes:
         if length == 0:
             resolve_range(key, self._stat(client, key).size_bytes, offset, 0)
             return b""
+        if length is not None and self._ranges is not None:
+            data = self._ranges.get(self._name(key), offset, length)
+            if data is not None:
+                return data
         request: GetObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._name(key)}
         if offset or length is not None:
             request["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))

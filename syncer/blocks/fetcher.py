@@ -3,6 +3,7 @@
 Runs in tasks of the nursery it was given, so a reader that gives up does not end the fetch others wait for.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ RANGE_SHARE, AHEAD_SHARE = 1 / 30, 1 / 10
 """One request, and all that is fetched ahead, should take no more than these parts of a reader's deadline."""
 RATE_WEIGHT = 0.3
 """How much the latest request counts in what is known of the line."""
+AT_ONCE_BYTES = 256 * 1024
+"""So much is opened on the event loop: two hops between threads take longer."""
 REMEMBER_S = 1.0
 """How long a failed fetch answers for the next one."""
 NEIGHBOUR_BYTES = 512 * 1024
@@ -45,6 +48,8 @@ class _Flight:
     """Of the request that brings it; its deadline moves when somebody begins to wait."""
     done: trio.Event = field(default_factory=trio.Event)
     error: SyncerError | None = None
+    plain: memoryview | None = None
+    """Its verified bytes, from when they are here until they are in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,21 @@ def _range(group: Sequence[Block]) -> Range:
     return Range(first.pack, first.offset, last.offset + last.length - first.offset, tuple(group))
 
 
+_Plain = tuple[Block, bytes | memoryview]
+"""A block with its plain bytes, verified."""
+
+
+def _open_all(item: Range, data: memoryview) -> list[_Plain]:
+    """The plain bytes of each sound block. Safe in a thread."""
+    result: list[_Plain] = []
+    for block in item.blocks:
+        assert block.location is not None
+        start = block.location.offset - item.offset
+        with contextlib.suppress(ObjectCorrupt):
+            result.append((block, open_sealed(data[start : start + block.location.length], block.id)))
+    return result
+
+
 class Fetcher:
     def __init__(
         self, meta: MetaStore, backend: Backend, cache: BlockCache, budget: Budget, nursery: trio.Nursery
@@ -106,24 +126,28 @@ class Fetcher:
         self._rate: float | None = None
         """Bytes a second that the line has carried lately, all requests together."""
 
-    async def fetch(self, numbers: Sequence[int], deadline_s: float) -> None:
-        """Return when each block is cached. The caller has pinned them.
+    async def fetch(self, numbers: Sequence[int], deadline_s: float) -> dict[int, memoryview]:
+        """Return when each block, which the caller has pinned, is cached, or its bytes are here: these are returned.
 
         Raises:
             SyncerError: the first that could not be had, and why; DeadlinePassed after *deadline_s*.
         """
         self._raise_recent(numbers)
         flights = self.start(numbers, deadline_s)
-        for flight in flights:
+        for flight in flights.values():
             flight.scope.deadline = max(flight.scope.deadline, trio.current_time() + deadline_s)
         with trio.move_on_after(deadline_s) as scope:
-            for flight in flights:
+            for flight in flights.values():
                 await flight.done.wait()
         if scope.cancelled_caught:
             raise DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s")
-        for flight in flights:
+        arrived: dict[int, memoryview] = {}
+        for number, flight in flights.items():
             if flight.error is not None:
                 raise flight.error
+            if flight.plain is not None:
+                arrived[number] = flight.plain
+        return arrived
 
     def _raise_recent(self, numbers: Sequence[int]) -> None:
         """Fail at once for what has just failed: the kernel asks a second time after its read-ahead got an error."""
@@ -133,8 +157,8 @@ class Fetcher:
             if number in self._failures and number not in self._flights:
                 raise self._failures[number][1]
 
-    def start(self, numbers: Sequence[int], deadline_s: float) -> list[_Flight]:
-        """Begin to fetch what is not cached and not on its way; returns the flights of all that is not here."""
+    def start(self, numbers: Sequence[int], deadline_s: float) -> dict[int, _Flight]:
+        """Begin to fetch what is not cached and not on its way; returns the flights of all that is not cached."""
         wanted = {number: self._meta.blocks.get(number) for number in numbers}
         missing = [block for block in wanted.values() if not block.cached]
         new = [block for block in missing if block.number not in self._flights]
@@ -142,7 +166,7 @@ class Fetcher:
             new += [b for b in self._meta.blocks.neighbours(new[0], NEIGHBOUR_BYTES) if b.number not in self._flights]
         for item in plan(new, self._within(RANGE_BYTES, deadline_s * RANGE_SHARE)):
             self._launch(item, deadline_s)
-        return [self._flights[block.number] for block in missing]
+        return {block.number: self._flights[block.number] for block in missing}
 
     def _launch(self, item: Range, deadline_s: float) -> None:
         scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
@@ -201,7 +225,7 @@ class Fetcher:
     def _fail(self, blocks: Iterable[Block], error: SyncerError) -> None:
         for block in blocks:
             flight = self._flights.pop(block.number, None)
-            if flight is not None:
+            if flight is not None and not flight.done.is_set():
                 flight.error = error
                 flight.done.set()
                 self._failures[block.number] = (trio.current_time(), error)
@@ -216,13 +240,18 @@ class Fetcher:
             self._active -= 1
         self.remote_ok = True
         self.fetched_bytes += len(data)
-        opened = await trio.to_thread.run_sync(self._open_all, item, memoryview(data), abandon_on_cancel=False)
+        if item.length <= AT_ONCE_BYTES:
+            sound = _open_all(item, memoryview(data))
+        else:
+            sound = await trio.to_thread.run_sync(_open_all, item, memoryview(data))
+        large = self._serve(sound)
+        incoming = await trio.to_thread.run_sync(self._write_all, large) if large else []
         try:
-            while opened:
-                self._land(*opened[0])
-                opened.pop(0)
+            while incoming:
+                self._land(*incoming[0])
+                incoming.pop(0)
         finally:
-            self._discard(opened)
+            self._discard(incoming)
         damaged = [block for block in item.blocks if block.number in self._flights]
         if damaged:
             raise ObjectCorrupt(f"pack {item.pack.hex()} holds wrong bytes for block {damaged[0].id.hex()}")
@@ -233,28 +262,33 @@ class Fetcher:
         rate = self._active * length / max(time_s, 0.001)
         self._rate = rate if self._rate is None else self._rate + (rate - self._rate) * RATE_WEIGHT
 
-    def _open_all(self, item: Range, data: memoryview) -> list[tuple[Block, bytes | Incoming]]:
-        """In a thread: the plain bytes of each sound block; large ones already in a temporary file."""
-        result: list[tuple[Block, bytes | Incoming]] = []
+    def _serve(self, sound: Iterable[_Plain]) -> list[_Plain]:
+        """Let those who wait go on with the bytes that came; returns the blocks that have yet to become files."""
+        large: list[_Plain] = []
+        for block, plain in sound:
+            if block.size <= SMALL_BYTES:
+                self._land(block, bytes(plain))
+                continue
+            large.append((block, plain))
+            flight = self._flights[block.number]
+            flight.plain = memoryview(plain)
+            flight.done.set()
+        return large
+
+    def _write_all(self, blocks: Iterable[_Plain]) -> list[tuple[Block, Incoming]]:
+        """In a thread: a temporary file for each. Raises: OSError."""
+        result: list[tuple[Block, Incoming]] = []
         try:
-            for block in item.blocks:
-                assert block.location is not None
-                start = block.location.offset - item.offset
-                try:
-                    plain = open_sealed(data[start : start + block.location.length], block.id)
-                except ObjectCorrupt:
-                    continue
-                small = len(plain) <= SMALL_BYTES
-                result.append((block, bytes(plain) if small else self._cache.write_temporary(block, plain)))
+            for block, plain in blocks:
+                result.append((block, self._cache.write_temporary(block, plain)))
         except BaseException:
             self._discard(result)
             raise
         return result
 
-    def _discard(self, opened: Iterable[tuple[Block, bytes | Incoming]]) -> None:
-        for _, plain in opened:
-            if not isinstance(plain, bytes):
-                self._cache.discard(plain)
+    def _discard(self, incoming: Iterable[tuple[Block, Incoming]]) -> None:
+        for _, file in incoming:
+            self._cache.discard(file)
 
     def _land(self, block: Block, plain: bytes | Incoming) -> None:
         try:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -25,6 +25,7 @@ from syncer.values import SMALL_BYTES, BlockId, PackId
 
 log = logging.getLogger(__name__)
 
+NOTHING: Mapping[int, memoryview] = {}
 EARLY_BYTES = 8 * 1024 * 1024
 """The blocks of a file that has grown to this go to the disk at once: it is likely to stay, and an fsync to come."""
 
@@ -142,8 +143,12 @@ class BlockStore:
             self.meta.extents.dropped.clear()
             self.budget.changed()
 
-    def read(self, extent: Extent, offset: int, length: int) -> bytes | None:
+    def read(
+        self, extent: Extent, offset: int, length: int, arrived: Mapping[int, memoryview] = NOTHING
+    ) -> bytes | None:
         """*length* bytes from *offset* of the extent (not of the file); None when the block must be fetched first.
+
+        *arrived* is what `fetch` returned.
 
         Raises:
             LocalDamage: the only copy is here, and bad.
@@ -153,6 +158,9 @@ class BlockStore:
         data = self.cache.read_open(extent.source, extent.source_offset + offset, length)
         if data is not None:
             return data
+        plain = arrived.get(extent.source)
+        if plain is not None:
+            return bytes(plain[extent.source_offset + offset : extent.source_offset + offset + length])
         return self.cache.read(self.meta.blocks.get(extent.source), extent.source_offset + offset, length)
 
     def has(self, extent: Extent) -> bool:
@@ -183,9 +191,9 @@ class BlockStore:
         location = self.meta.blocks.get(extent.source).location if extent.source > 0 else None
         return None if location is None else location.pack
 
-    async def fetch(self, numbers: Sequence[int], deadline_s: float) -> None:
-        """Bring blocks into the cache. Raises: SyncerError."""
-        await self.fetcher.fetch(numbers, deadline_s)
+    async def fetch(self, numbers: Sequence[int], deadline_s: float) -> dict[int, memoryview]:
+        """Have the blocks here; returns those that are not in the cache yet, for `read`. Raises: SyncerError."""
+        return await self.fetcher.fetch(numbers, deadline_s)
 
     def close(self) -> None:
         self.cache.close()

@@ -7,12 +7,12 @@ wait each write is applied without an await.
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from syncer.blocks.fetcher import RANGE_BYTES
 from syncer.blocks.sealer import Sealer
-from syncer.blocks.store import BlockStore
+from syncer.blocks.store import NOTHING, BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.errors import BudgetExhausted
@@ -84,8 +84,13 @@ class FileIO:
         elif (now := time.time_ns()) - inode.atime_ns > RELATIME_NS:
             self._meta.inodes.see_read(inode, now)
 
-    def _read_here(self, file: OpenFile, inode: Inode, offset: int, length: int) -> bytes | None:
-        """Up to *length* bytes at *offset*, in whatever form the file is now, if all of them are local."""
+    def _read_here(
+        self, file: OpenFile, inode: Inode, offset: int, length: int, arrived: Mapping[int, memoryview] = NOTHING
+    ) -> bytes | None:
+        """Up to *length* bytes at *offset*, in whatever form the file is now, if all of them are local.
+
+        *arrived* are blocks whose bytes have just come, and are not in the cache yet.
+        """
         end = min(offset + length, inode.size)
         if inode.content is not None:
             return bytes(memoryview(inode.content)[offset:end])
@@ -93,12 +98,12 @@ class FileIO:
             return b""
         extent = file.extent
         if extent is not None and file.epoch == inode.epoch and extent.start <= offset and end <= extent.end:
-            return self._store.read(extent, offset - extent.start, end - offset)
+            return self._store.read(extent, offset - extent.start, end - offset, arrived)
         parts: list[bytes] = []
         position = offset
         for extent in self._extents(inode, offset, end):
             low, high = max(extent.start, offset), min(extent.end, end)
-            data = self._store.read(extent, low - extent.start, high - low)
+            data = self._store.read(extent, low - extent.start, high - low, arrived)
             if data is None:
                 return None
             if low > position:
@@ -125,8 +130,8 @@ class FileIO:
             end = min(offset + length, inode.size)
             numbers = [extent.source for extent in self._extents(inode, offset, end) if extent.source > 0]
             with self._store.budget.pin(numbers):
-                await self._store.fetch(numbers, deadline_s)
-                data = self._read_here(file, self._meta.inodes.need(file.number), offset, length)
+                arrived = await self._store.fetch(numbers, deadline_s)
+                data = self._read_here(file, self._meta.inodes.need(file.number), offset, length, arrived)
             if data is not None:
                 return data
         raise OSError(errno.EIO, "the file changes faster than it can be fetched")

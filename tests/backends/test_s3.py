@@ -1,21 +1,25 @@
 """S3's own ways: credentials, endpoints, profiles, buckets, and what its answers mean."""
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from botocore import exceptions as boto_errors
+from botocore.auth import S3SigV4QueryAuth
 
 from syncer.backends.open import open_backend
 from syncer.backends.s3 import S3Backend, _translate
 from syncer.errors import (
     BackendError,
+    ObjectCorrupt,
     ObjectMissing,
     RemoteFull,
     RemoteRefused,
     RemoteUnreachable,
 )
 from tests.backends.test_contract import listed
+from tests.support.collection import random_bytes
 from tests.support.servers import S3Server
 
 pytestmark = pytest.mark.slow
@@ -33,6 +37,7 @@ async def everything_is_refused(url: str, message: str) -> None:
         for call in (
             lambda: backend.put("object", b""),
             lambda: backend.get("object"),
+            lambda: backend.get("object", 1, 2),
             lambda: backend.stat("object"),
             lambda: backend.delete("object"),
             lambda: listed(backend),
@@ -95,6 +100,63 @@ async def test_a_profile(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_
 async def test_an_endpoint_that_is_no_address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     await everything_is_refused(server.url(), "check AWS_ENDPOINT_URL")
+
+
+async def ordinary_gets(backend: S3Backend, work: Callable[[], Awaitable[None]]) -> int:
+    """How many GetObject calls boto3 makes during *work*."""
+    names: list[str] = []
+    events = backend._made_client().meta.events
+    events.register("before-send.s3.GetObject", lambda **_: names.append("get"), unique_id="count")
+    await work()
+    events.unregister("before-send.s3.GetObject", unique_id="count")
+    return len(names)
+
+
+@pytest.mark.parametrize("prefix", ["", "ranges", "a b/ü+%3F&=?"])
+async def test_ranges_need_no_call_of_boto3(server: S3Server, prefix: str) -> None:
+    key, content = "packs/ab/object", random_bytes(300_000, 1)
+    async with S3Backend("s3", bucket=server.bucket, prefix=prefix) as backend:
+        await backend.put(key, content)
+
+        async def some() -> None:
+            for offset, length in ((0, 1), (1, 299_999), (123_456, 65_536)):
+                assert await backend.get(key, offset, length) == content[offset : offset + length]
+
+        assert await ordinary_gets(backend, some) == 0
+
+        async def beyond_the_end() -> None:
+            with pytest.raises(ObjectCorrupt):
+                await backend.get(key, 299_999, 5)
+
+        assert await ordinary_gets(backend, beyond_the_end) == 1
+
+
+async def test_a_signature_that_is_refused(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes no signed URLs is asked the ordinary way."""
+    async with open_backend(server.url("refused")) as backend:
+        assert isinstance(backend, S3Backend)
+        await backend.put("object", b"content")
+        monkeypatch.setattr(S3SigV4QueryAuth, "add_auth", lambda *_: None)  # so it is not signed at all
+
+        async def twice() -> None:
+            assert await backend.get("object", 0, 3) == b"con"
+            assert await backend.get("object", 3, 4) == b"tent"
+
+        assert await ordinary_gets(backend, twice) == 2
+
+
+async def test_errors_do_not_tell_signatures(server: S3Server, caplog: pytest.LogCaptureFixture) -> None:
+    with S3Server() as mortal, pytest.MonkeyPatch.context() as patch:
+        for name, value in mortal.environment.items():
+            patch.setenv(name, value)
+        async with open_backend(mortal.url()) as backend:
+            await backend.put("object", b"content")
+            assert await backend.get("object", 0, 3) == b"con"
+            mortal.stop()
+            with pytest.raises(RemoteUnreachable) as caught:
+                await backend.get("object", 0, 3)
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert "X-Amz" not in told and mortal.access_key not in told
 
 
 async def test_prefixes_keep_apart(server: S3Server) -> None:

@@ -8,8 +8,10 @@ import pytest
 import trio
 
 from syncer.backends.memory import MemoryBackend
+from syncer.engine import Engine
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import Block
+from tests.support.collection import random_bytes
 from tests.support.opened import GatedBackend, SlowLine, create, evict_all, flush, opened
 
 
@@ -52,7 +54,7 @@ async def test_a_small_file_that_becomes_a_content_again_in_the_moment_its_block
 
             async def write(handle: int = handle, source: int = extent.source) -> None:
                 await remote.asked.wait()
-                (flight,) = engine.store.fetcher.start([source], 1.0)
+                (flight,) = engine.store.fetcher.start([source], 1.0).values()
                 remote.gate.set()
                 await flight.done.wait()
                 await engine.file_system.write(handle, 16_384, b"y" * 4096)
@@ -96,3 +98,39 @@ async def test_trouble_that_nobody_foresaw_costs_one_read(tmp_path: Path, monkey
                 await engine.file_system.read(handle, 0, 100)
         await trio.sleep(1.1)  # a failure answers for the next second
         assert await engine.file_system.read(handle, 0, 3) == b"xxx"
+
+
+async def test_a_cache_that_takes_nothing_costs_no_read(tmp_path: Path) -> None:
+    """Readers get what came before it is written down; a cache folder that cannot be written to is like a full disk."""
+    content = random_bytes(3_000_000, 5)
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = create(engine, b"f")
+        await engine.file_system.write(handle, 0, content)
+        await flush(engine)
+        evict_all(engine)
+        incoming = tmp_path / "cache" / "incoming"
+        incoming.rmdir()
+        incoming.touch()
+        for offset in range(0, len(content), 131_072):
+            assert await engine.file_system.read(handle, offset, 131_072) == content[offset : offset + 131_072]
+        await idle(engine)
+        assert not cached_sizes(engine, number)
+        incoming.unlink()
+        incoming.mkdir()
+        assert await engine.file_system.read(handle, 5, 7) == content[5:12]
+        await idle(engine)
+        assert cached_sizes(engine, number)
+        assert engine.store.budget._held == 0
+
+
+def cached_sizes(engine: Engine, number: int) -> list[int]:
+    """The lengths of the inode's blocks that are cached."""
+    found = (engine.meta.blocks.get(extent.source) for extent in engine.meta.extents.find(number, 0, 1 << 40))
+    return [block.size for block in found if block.cached]
+
+
+async def idle(engine: Engine) -> None:
+    """Return when no fetch is under way."""
+    with trio.fail_after(10):
+        while engine.store.fetcher._flights:
+            await trio.sleep(0.001)
