@@ -124,7 +124,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     if engine.read_only:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
-    adapter = fuse.Adapter(engine.file_system, writeback=request.writeback)
+    adapter = fuse.Adapter(engine.file_system, waiter.interrupts, writeback=request.writeback)
     try:
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:
