@@ -237,6 +237,7 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
     pending_bytes, pending_blocks, oldest = meta.blocks.pending_totals()
     totals = meta.inodes.totals
     unique_bytes, remote_bytes = meta.blocks.content_totals()
+    damaged = meta.damage.numbers()
     return Status(
         mounted=mountpoint is not None,
         mountpoint=None if mountpoint is None else str(mountpoint),
@@ -258,6 +259,9 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
         unique_bytes=unique_bytes,
         remote_bytes=remote_bytes,
         head=meta.snapshots.head_name(),
+        replaced_copies=engine.store.cache.replaced,
+        damaged_blocks=len(damaged),
+        damaged_paths=[os.fsdecode(path) for path in meta.damage.paths(damaged)],
     )
 
 

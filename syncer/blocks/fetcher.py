@@ -4,7 +4,7 @@ Runs in tasks of the nursery it was given, so a reader that gives up does not en
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -100,6 +100,8 @@ class Fetcher:
         self._slots = trio.CapacityLimiter(max(1, backend.parallelism))
         self._failures: dict[int, tuple[float, SyncerError]] = {}
         """Blocks that could not be had a moment ago, with when and why."""
+        self.on_damage: Callable[[], None] = lambda: None
+        """Called when something on the remote was found bad, so that blocks may wait for upload again."""
         self.fetched_bytes = 0
         self.remote_ok: bool | None = None
         self._active = 0
@@ -175,6 +177,7 @@ class Fetcher:
                 self._one_by_one(item, deadline_s)
             else:
                 log.error("block %s cannot be read from the remote: %s", item.blocks[0].id.hex(), error)
+                self._distrust(item)
                 self._fail(item.blocks, error)
         except BudgetExhausted:
             self._fail(item.blocks, LocalDamage("the budget is full of data that is not on the remote yet"))
@@ -189,6 +192,14 @@ class Fetcher:
         except BaseException:
             self._fail(item.blocks, DeadlinePassed("the fetch was cancelled"))
             raise
+
+    def _distrust(self, item: Range) -> None:
+        """Have what is here of a damaged pack sent anew, and remember what is not."""
+        try:
+            self._meta.damage.distrusted(item.pack, [block.id for block in item.blocks])
+        except (SyncerError, OSError) as error:
+            log.error("that a block is damaged cannot be noted: %s", error)
+        self.on_damage()
 
     def _one_by_one(self, item: Range, deadline_s: float) -> None:
         """A damaged neighbour must cost nobody else a byte: each block by itself, for those who wait already too."""

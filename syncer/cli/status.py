@@ -8,6 +8,9 @@ import click
 if TYPE_CHECKING:
     from syncer.control import Status
 
+PATHS_SHOWN = 3
+"""The table names so many damaged files; JSON has all of them."""
+
 
 @click.command("status", short_help="Show how much is where.")
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
@@ -88,6 +91,7 @@ def rows(status: "Status") -> list[tuple[str, str]]:
         if status.oldest_pending_s is not None:
             pending += f", the oldest for {duration(status.oldest_pending_s)}"
     folders = _count(status.directories, "directory", "directories")
+    damaged = [("damaged", _damage(status))] if status.damaged_blocks else []
     return [
         ("mounted", (status.mountpoint or "yes") if status.mounted else "no"),
         ("remote", f"{status.remote}, {reachable}"),
@@ -100,7 +104,15 @@ def rows(status: "Status") -> list[tuple[str, str]]:
         ("files", f"{_count(status.files, 'file')} in {folders}, {size(status.logical_bytes)}"),
         ("stored", f"{size(status.unique_bytes)} after removing duplicates, {size(status.remote_bytes)} on the remote"),
         ("snapshot", status.head or "none yet"),
+        *damaged,
     ]
+
+
+def _damage(status: "Status") -> str:
+    """How much is bad, and the first files that have some of it."""
+    shown = ", ".join(status.damaged_paths[:PATHS_SHOWN])
+    more = len(status.damaged_paths) - PATHS_SHOWN
+    return f"{_count(status.damaged_blocks, 'block')} of {shown}{f' and {more:,} more' if more > 0 else ''}"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
