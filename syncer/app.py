@@ -259,6 +259,7 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
         unique_bytes=unique_bytes,
         remote_bytes=remote_bytes,
         head=meta.snapshots.head_name(),
+        remote_error=None if engine.uploader.error is None else str(engine.uploader.error),
         replaced_copies=engine.store.cache.replaced,
         damaged_blocks=len(damaged),
         damaged_paths=[os.fsdecode(path) for path in meta.damage.paths(damaged)],

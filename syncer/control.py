@@ -50,7 +50,7 @@ class Status:
     """What `syncer status` tells; the fields' names and their order are the keys of its JSON and stay as they are.
 
     `remote_ok` is None when nothing has been asked of the remote yet; `head` names the newest snapshot.
-    `replaced_copies` counts cached copies found bad since the mount. `damaged_blocks` have no sound copy that is
+    `remote_error` says why the last upload failed. `replaced_copies` counts cached copies found bad since the mount. `damaged_blocks` have no sound copy that is
     known of, and `damaged_paths` are the files they are part of.
     """
 
@@ -74,6 +74,7 @@ class Status:
     unique_bytes: int
     remote_bytes: int
     head: str | None
+    remote_error: str | None = None
     replaced_copies: int = 0
     damaged_blocks: int = 0
     damaged_paths: list[str] = field(default_factory=list)

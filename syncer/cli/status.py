@@ -80,7 +80,7 @@ def rows(status: "Status") -> list[tuple[str, str]]:
     """The table: what a person wants to know first comes first."""
     from syncer.cli.text import duration, size
 
-    reachable = {True: "reachable", False: "not reachable", None: "not asked yet"}[status.remote_ok]
+    reachable = {True: "reachable", False: "failing", None: "not asked yet"}[status.remote_ok]
     percent = f"{100 * status.used_bytes / status.budget_bytes:.0f} %"
     parts = (
         f"{size(status.clean_bytes)} clean, {size(status.dirty_bytes)} dirty, {size(status.metadata_bytes)} metadata"
@@ -94,7 +94,7 @@ def rows(status: "Status") -> list[tuple[str, str]]:
     damaged = [("damaged", _damage(status))] if status.damaged_blocks else []
     return [
         ("mounted", (status.mountpoint or "yes") if status.mounted else "no"),
-        ("remote", f"{status.remote}, {reachable}"),
+        ("remote", f"{status.remote}, {reachable}{f': {status.remote_error}' if status.remote_error else ''}"),
         ("local", f"{size(status.used_bytes)} of {size(status.budget_bytes)} ({percent}): {parts}"),
         ("waiting", pending),
         (

@@ -13,7 +13,8 @@ from syncer.errors import LocalDamage, ObjectCorrupt, ObjectMissing
 from syncer.meta.blocktable import Block
 from tests.support.opened import create, evict_all, flush, opened
 
-DATA = os.urandom(700_000)
+DATA = os.urandom(200_000)
+"""One block, and a file of the cache."""
 NO_DISK = "/proc/self/mem"
 """A file whose first bytes cannot be read: EIO, as from a bad disk."""
 
