@@ -50,8 +50,8 @@ class Status:
     """What `syncer status` tells; the fields' names and their order are the keys of its JSON and stay as they are.
 
     `remote_ok` is None when nothing has been asked of the remote yet; `head` names the newest snapshot.
-    `remote_error` says why the last upload failed. `replaced_copies` counts cached copies found bad since the mount. `damaged_blocks` have no sound copy that is
-    known of, and `damaged_paths` are the files they are part of.
+    `remote_error` says why the last upload failed. `replaced_copies` counts cached copies found bad since the mount.
+    `damaged_blocks` have no sound copy that is known of, and `damaged_paths` are the files they are part of.
     """
 
     mounted: bool

@@ -41,7 +41,8 @@ class RetryingBackend(Backend):
         """An attempt may take *attempt_s*, a call with all its repetitions *total_s*.
 
         Both are for the remote to answer: a call that moves data gets, on top, the time its bytes take on the slowest
-        line that is any use, as far as its attempts have needed that: who is refused at once is told soon. Between attempts it waits *first_delay_s*, then twice as long each time up to
+        line that is any use, as far as its attempts have needed that: who is
+        refused at once is told soon. Between attempts it waits *first_delay_s*, then twice as long each time up to
         *longest_delay_s*, each give or take half, so that many callers do not come back at once.
         """
         self.name = inner.name
