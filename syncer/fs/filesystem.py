@@ -274,8 +274,8 @@ def _ended(inode: Inode, writer: Caller | None) -> int:
     if writer is not None and not writer.uid:
         return 0
     ended = inode.mode & S_ISUID
-    if inode.mode & S_IXGRP or (writer is not None and writer.gid != inode.gid):
-        ended |= inode.mode & S_ISGID
+    if inode.mode & S_ISGID and (inode.mode & S_IXGRP or (writer is not None and not writer.is_in(inode.gid))):
+        ended |= S_ISGID
     return ended
 
 

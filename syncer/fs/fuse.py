@@ -45,7 +45,7 @@ def mapped(method: Method[P, R]) -> Method[P, R]:
 
 
 def _caller(context: pyfuse3.RequestContext) -> Caller:
-    return Caller(context.uid, context.gid)
+    return Caller(context.uid, context.gid, context.pid)
 
 
 def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
