@@ -173,10 +173,11 @@ class Fetcher:
                 self._rate = 0.0
                 self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
         except (ObjectCorrupt, ObjectMissing) as error:
-            if len(item.blocks) > 1:
+            if len(item.blocks) > 1 and isinstance(error, ObjectCorrupt):
                 self._one_by_one(item, deadline_s)
             else:
-                log.error("block %s cannot be read from the remote: %s", item.blocks[0].id.hex(), error)
+                first, more = item.blocks[0].id.hex(), len(item.blocks) - 1
+                log.error("block %s and %d more cannot be read from the remote: %s", first, more, error)
                 self._distrust(item)
                 self._fail(item.blocks, error)
         except BudgetExhausted:

@@ -113,7 +113,7 @@ def _survives(here: Path, kind: str, manner: str) -> None:
 
 
 class _may_be_refused:
-    """A database that is damaged may take no changes."""
+    """A database that is damaged may take no changes, and a DATA that has lost it is a reader of its repository."""
 
     def __init__(self, kind: str) -> None:
         self._allowed = kind.startswith("meta.db")
@@ -122,7 +122,7 @@ class _may_be_refused:
         return
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        return self._allowed and isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOENT)
+        return self._allowed and isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOENT, errno.EROFS)
 
 
 def _reads_right(folder: Path, kind: str) -> None:

@@ -214,7 +214,7 @@ async def test_what_is_fetched_takes_no_disk(server: RsyncServer, monkeypatch: p
     run = RsyncProgram.fetch
 
     async def fetch(self: RsyncProgram, source: str, path: str) -> None:
-        places.append(subprocess.check_output(["stat", "--file-system", "--format=%T", Path(path).parent], text=True))
+        places.append(subprocess.check_output(["stat", "--file-system", "--format=%T", Path(path).parent], text=True))  # noqa: ASYNC221
         await run(self, source, path)
 
     monkeypatch.setattr(RsyncProgram, "fetch", fetch)
