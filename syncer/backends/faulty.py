@@ -27,7 +27,7 @@ class Fault:
     """Only keys (for `list`: listed prefixes) that start with this."""
     error: BackendError | None = None
     damage: Callable[[bytes], bytes] | None = None
-    """`get` only: what becomes of the bytes on their way."""
+    """`get` and `put`: what becomes of the bytes on their way."""
     late: bool = False
     """The remote does what it was asked, and the answer is lost. Not for `list`, whose answer is asked for again."""
     lie: bool = False
@@ -62,8 +62,8 @@ class FaultyBackend(Backend):
     def plan(self, *faults: Fault) -> None:
         """Add *faults* after those that are planned already."""
         for fault in faults:
-            if fault.damage and (fault.operation != "get" or fault.error):
-                raise ValueError("only a get that succeeds can bring damaged bytes")
+            if fault.damage and (fault.operation not in ("get", "put") or fault.error):
+                raise ValueError("only a get or a put that succeeds can damage bytes")
             if fault.lie and fault.operation not in ("put", "list"):
                 raise ValueError("only a put and a listing can lie")
             if fault.late and fault.operation == "list":
@@ -81,6 +81,8 @@ class FaultyBackend(Backend):
         if fault is not None and fault.lie:
             await trio.lowlevel.checkpoint()
             return
+        if fault is not None and fault.damage:
+            data = fault.damage(bytes(data))
         await _suffer(fault, lambda: self._inner.put(key, data))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:

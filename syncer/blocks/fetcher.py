@@ -270,6 +270,8 @@ class Fetcher:
 
     def _land(self, block: Block, plain: bytes | Incoming) -> None:
         try:
+            if self._meta.blocks.is_damaged(block.number):
+                self._meta.damage.sound(block.number)
             if isinstance(plain, bytes):
                 self._meta.blocks.keep_row(block, plain)
             else:

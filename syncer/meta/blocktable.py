@@ -264,7 +264,6 @@ class BlockTable(Table):
         row = self.execute("SELECT number, size, cached, pack FROM blocks WHERE id = ?", (block_id,)).fetchone()
         if row is not None and not row[2]:
             self.execute("UPDATE blocks SET cached = ?, used = ? WHERE number = ?", (CACHED_FILE, 0, row[0]))
-            self.execute("DELETE FROM damaged WHERE number = ?", (row[0],))
             self._account(row[1], CACHED_FILE, row[3] is not None, 1)
 
     def keep_row(self, block: Block, data: bytes) -> None:
@@ -274,7 +273,6 @@ class BlockTable(Table):
             return
         self.execute("INSERT OR REPLACE INTO block_data VALUES (?, ?)", (block.number, data))
         self.execute("UPDATE blocks SET cached = ? WHERE number = ?", (CACHED_ROW, block.number))
-        self.execute("DELETE FROM damaged WHERE number = ?", (block.number,))
         self._account(block.size, CACHED_ROW, block.location is not None, 1)
         self.use(block.number)
 

@@ -44,6 +44,11 @@ class DamageTable(Table):
         """The only copy of the block, here, is bad. It stays where it is."""
         self.execute("INSERT OR IGNORE INTO damaged SELECT number FROM blocks WHERE number = ?", (number,))
 
+    @journaled(72)
+    def sound(self, number: int) -> None:
+        """A copy of the block has been found after all."""
+        self.execute("DELETE FROM damaged WHERE number = ?", (number,))
+
     def try_again(self) -> None:
         """At a start: what could not be read here may be readable now, and is found again if not. Not journaled."""
         self.database.begin()

@@ -40,6 +40,17 @@ async def test_a_put_that_stores_nothing_is_no_put(tmp_path: Path, prefix: str) 
         assert engine.meta.names.lookup(1, b"f") is not None
 
 
+@pytest.mark.parametrize("prefix", ["index/", "snapshots/"])
+async def test_a_small_object_is_read_back(tmp_path: Path, prefix: str) -> None:
+    memory = MemoryBackend()
+    wrong = Fault(operation="put", prefix=prefix, damage=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    async with FaultyBackend(memory, wrong) as remote, opened(tmp_path, remote) as engine:
+        create(engine, b"f")
+        with pytest.raises(RemoteUnreachable, match="said that it had stored"):
+            await flush(engine)
+        await flush(engine)
+
+
 async def test_nothing_is_evicted_before_the_remote_shows_it(tmp_path: Path) -> None:
     short = Fault(operation="stat", prefix="packs/", error=RemoteUnreachable("cut"), times=2)
     async with FaultyBackend(MemoryBackend(), short) as remote, opened(tmp_path, remote) as engine:

@@ -246,6 +246,23 @@ class Moves:
         if rows:
             self._meta.blocks.fetched(BlockId(rows[a % len(rows)][0]))
 
+    def distrusted(self, a: int, b: int) -> None:
+        packs = self._rows("SELECT number, id FROM packs")
+        if packs:
+            number, pack = packs[a % len(packs)]
+            rows = self._rows(f"SELECT id FROM blocks WHERE pack = {number}")
+            self._meta.damage.distrusted(PackId(pack), [BlockId(row[0]) for row in rows[: b % 3]])
+
+    def lost(self, a: int, b: int) -> None:
+        rows = self._rows("SELECT number FROM blocks WHERE pack IS NULL AND cached > 0")
+        if rows:
+            self._meta.damage.lost(rows[a % len(rows)][0])
+
+    def sound(self, a: int, b: int) -> None:
+        rows = self._rows("SELECT number FROM damaged")
+        if rows:
+            self._meta.damage.sound(rows[a % len(rows)][0])
+
     def keep_row(self, a: int, b: int) -> None:
         """Not journaled: what comes after it must not depend on it."""
         rows = self._rows(f"SELECT number, size FROM blocks WHERE cached = {NOT_CACHED} AND size <= {SMALL_BYTES}")
