@@ -124,7 +124,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     if engine.read_only:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
-    adapter = fuse.Adapter(engine.file_system, writeback=request.writeback)
+    adapter = fuse.Adapter(engine.file_system, waiter.interrupts, writeback=request.writeback)
     try:
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:
@@ -237,6 +237,7 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
     pending_bytes, pending_blocks, oldest = meta.blocks.pending_totals()
     totals = meta.inodes.totals
     unique_bytes, remote_bytes = meta.blocks.content_totals()
+    damaged = meta.damage.numbers()
     return Status(
         mounted=mountpoint is not None,
         mountpoint=None if mountpoint is None else str(mountpoint),
@@ -258,6 +259,10 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
         unique_bytes=unique_bytes,
         remote_bytes=remote_bytes,
         head=meta.snapshots.head_name(),
+        remote_error=None if engine.uploader.error is None else str(engine.uploader.error),
+        replaced_copies=engine.store.cache.replaced,
+        damaged_blocks=len(damaged),
+        damaged_paths=[os.fsdecode(path) for path in meta.damage.paths(damaged)],
     )
 
 

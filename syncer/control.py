@@ -24,7 +24,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -50,6 +50,8 @@ class Status:
     """What `syncer status` tells; the fields' names and their order are the keys of its JSON and stay as they are.
 
     `remote_ok` is None when nothing has been asked of the remote yet; `head` names the newest snapshot.
+    `remote_error` says why the last upload failed. `replaced_copies` counts cached copies found bad since the mount.
+    `damaged_blocks` have no sound copy that is known of, and `damaged_paths` are the files they are part of.
     """
 
     mounted: bool
@@ -72,6 +74,10 @@ class Status:
     unique_bytes: int
     remote_bytes: int
     head: str | None
+    remote_error: str | None = None
+    replaced_copies: int = 0
+    damaged_blocks: int = 0
+    damaged_paths: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class Engine:
         self.meta.database.on_pending = lambda: self._pending.set()
         self.store.budget.on_pressure = hurry
         self.sealer.on_sealed = self.uploader.wake
+        self.store.fetcher.on_damage = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
         self.sealer.pace = self.pace
         self.uploader.verify = self.publisher.check_writer
@@ -158,6 +159,7 @@ class Engine:
 
     def _start(self, nursery: trio.Nursery, *, publishing: bool) -> None:
         erased = self.file_system.handles.erase_orphans()
+        self.meta.damage.try_again()
         self.meta.commit()
         if self.meta.replayed or erased:
             log.info("recovered: %d operations replayed, %d deleted files erased", self.meta.replayed, erased)

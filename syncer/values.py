@@ -25,6 +25,9 @@ NAME_MAX_BYTES = 255
 FILE_END_MAX = 2**63 - 1
 """No byte of a file is at this offset or beyond, whatever a mount allows."""
 
+XATTRS_MAX_BYTES = 32 * 1024 * 1024
+"""Names and values of all extended attributes of an inode together: a reader of trees holds them at once."""
+
 BLOCK_MIN_BYTES = 256 * 1024
 BLOCK_MEAN_BYTES = 1024 * 1024
 BLOCK_MAX_BYTES = 4 * 1024 * 1024

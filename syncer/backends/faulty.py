@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Fault:
     """What goes wrong with some calls of one operation.
 
-    With *error* the call raises it; with neither *error* nor *damage* it hangs until it is cancelled.
+    With *error* the call raises it; without *error*, *damage* and *lie* it hangs until it is cancelled.
     """
 
     operation: Operation
@@ -27,9 +27,11 @@ class Fault:
     """Only keys (for `list`: listed prefixes) that start with this."""
     error: BackendError | None = None
     damage: Callable[[bytes], bytes] | None = None
-    """`get` only: what becomes of the bytes on their way."""
+    """`get` and `put`: what becomes of the bytes on their way."""
     late: bool = False
     """The remote does what it was asked, and the answer is lost. Not for `list`, whose answer is asked for again."""
+    lie: bool = False
+    """`put`: it is answered as done, and nothing is stored. `list`: the object that comes next is left out."""
     skip: int = 0
     """So many matching calls go well first."""
     times: int = 1
@@ -60,8 +62,10 @@ class FaultyBackend(Backend):
     def plan(self, *faults: Fault) -> None:
         """Add *faults* after those that are planned already."""
         for fault in faults:
-            if fault.damage and (fault.operation != "get" or fault.error):
-                raise ValueError("only a get that succeeds can bring damaged bytes")
+            if fault.damage and (fault.operation not in ("get", "put") or fault.error):
+                raise ValueError("only a get or a put that succeeds can damage bytes")
+            if fault.lie and fault.operation not in ("put", "list"):
+                raise ValueError("only a put and a listing can lie")
             if fault.late and fault.operation == "list":
                 raise ValueError("a listing has no effect that could come before its failure")
             self._planned.append(_Planned(fault, fault.skip, fault.times))
@@ -73,7 +77,13 @@ class FaultyBackend(Backend):
             raise FaultsNotHit("planned, but never happened: " + ", ".join(map(str, missed)))
 
     async def put(self, key: str, data: bytes | memoryview) -> None:
-        await _suffer(self._next_fault("put", key), lambda: self._inner.put(key, data))
+        fault = self._next_fault("put", key)
+        if fault is not None and fault.lie:
+            await trio.lowlevel.checkpoint()
+            return
+        if fault is not None and fault.damage:
+            data = fault.damage(bytes(data))
+        await _suffer(fault, lambda: self._inner.put(key, data))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         fault = self._next_fault("get", key)
@@ -112,7 +122,11 @@ class FaultyBackend(Backend):
         return None
 
     async def next_item(self, prefix: str, inner: AsyncIterator[ObjectInfo]) -> ObjectInfo:
-        return await _suffer(self._next_fault("list", prefix), inner.__anext__)
+        fault = self._next_fault("list", prefix)
+        if fault is None or not fault.lie:
+            return await _suffer(fault, inner.__anext__)
+        await inner.__anext__()
+        return await inner.__anext__()
 
 
 @dataclass(slots=True)

@@ -130,7 +130,7 @@ def parse_url(url: str) -> Remote:
     Raises: UsageError.
     """
     if not url.isprintable() or not url.strip():
-        raise UsageError(f"{url!r} is no remote", hint=_HINT)
+        raise UsageError(f"{_shown(url)!r} is no remote", hint=_HINT)
     if url.startswith("/"):
         return FolderRemote(Path(url))
     scheme, separator, _ = url.partition("://")
@@ -138,12 +138,13 @@ def parse_url(url: str) -> Remote:
         return _scp_form(url)
     parse = {"file": _file, "ssh": _ssh, "rsync": _rsync, "s3": _s3}.get(scheme.lower())
     if parse is None:
-        raise UsageError(f"unknown kind of remote {scheme}:// in {url}", hint=_HINT)
+        raise UsageError(f"unknown kind of remote {scheme}:// in {_shown(url)}", hint=_HINT)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"malformed remote {url}: {error}", hint=_HINT) from error
+        why = "" if "@" in url else f": {error}"  # it may repeat a part of the URL, which may be a password
+        raise UsageError(f"malformed remote {_shown(url)}{why}", hint=_HINT) from error
     if parts.password is not None:
         raise UsageError(
             f"there is a password in the remote {parts.scheme}://…@{parts.hostname}",
@@ -152,15 +153,23 @@ def parse_url(url: str) -> Remote:
     return parse(url, parts, port)
 
 
+def _shown(url: str) -> str:
+    """*url* for a message: without what may be a password or a key."""
+    url = re.sub(r"((?:\A|//)[^:/@]*):.*@", r"\1:…@", url)
+    return re.sub(rf"([?&](?!(?:{'|'.join(_S3_OPTIONS)})=)[^=&]*)=[^&]*", r"\1=…", url)
+
+
 def _malformed(url: str, why: str) -> UsageError:
-    return UsageError(f"malformed remote {url}: {why}", hint=_HINT)
+    return UsageError(f"malformed remote {_shown(url)}: {why}", hint=_HINT)
 
 
 def _scp_form(url: str) -> Remote:
     """`host:path`, `user@host:~/path`, `user@[address]:path`."""
     match = re.fullmatch(r"(?:(?P<user>[^@:/]+)@)?(?P<host>\[[^\]]*\]|[^:/@]*):(?P<path>.*)", url)
     if match is None:
-        raise UsageError(f"{url} is no remote", hint=f"{_HINT}; a folder of this machine is written from the root")
+        raise UsageError(
+            f"{_shown(url)} is no remote", hint=f"{_HINT}; a folder of this machine is written from the root"
+        )
     if match["path"].startswith(":"):
         raise _malformed(url, f"host::module is written rsync://{match['host']}/{match['path'][1:]} here")
     return SshRemote(_host(url, match["host"]), _remote_path(url, match["path"]), match["user"])

@@ -41,7 +41,8 @@ class RetryingBackend(Backend):
         """An attempt may take *attempt_s*, a call with all its repetitions *total_s*.
 
         Both are for the remote to answer: a call that moves data gets, on top, the time its bytes take on the slowest
-        line that is any use. Between attempts it waits *first_delay_s*, then twice as long each time up to
+        line that is any use, as far as its attempts have needed that: who is
+        refused at once is told soon. Between attempts it waits *first_delay_s*, then twice as long each time up to
         *longest_delay_s*, each give or take half, so that many callers do not come back at once.
         """
         self.name = inner.name
@@ -80,10 +81,12 @@ class RetryingBackend(Backend):
         Raises: whatever *call* raised last; RemoteUnreachable when it did not even answer.
         """
         transfer_s = moved_bytes / SLOWEST_BYTES_PER_S
-        end = trio.current_time() + self._total_s + transfer_s
+        end = trio.current_time() + self._total_s
+        spare_s = transfer_s
         delay_s = self._first_delay_s
         while True:
-            attempt_s = min(self._attempt_s + transfer_s, end - trio.current_time())
+            begin = trio.current_time()
+            attempt_s = min(self._attempt_s + transfer_s, end + spare_s - begin)
             failure: BackendError = RemoteUnreachable(f"{self.name} did not answer within {attempt_s:.0f} s ({what})")
             with trio.move_on_after(attempt_s):
                 try:
@@ -92,6 +95,8 @@ class RetryingBackend(Backend):
                     if not error.retry:
                         raise
                     failure = error
+            used_s = min(trio.current_time() - begin, spare_s)
+            end, spare_s = end + used_s, spare_s - used_s
             pause_s = delay_s * random.uniform(0.5, 1.5)
             if trio.current_time() + pause_s >= end:
                 raise failure

@@ -4,8 +4,9 @@ A run of rsync costs a tenth of a second before its first byte, so puts and dele
 rsync has no ranges: a get fetches the whole object and cuts the range out; the last few objects are kept for the ranges
 that follow.
 
-Objects on their way never touch the local disk when they are sent: rsync reads them from memory, through links in a
-temporary folder. The daemon writes them in `tmp~/` (no key, so never listed) and renames them into place.
+Objects on their way never touch the local disk: rsync reads them from memory, through links in a temporary folder, and
+writes what it fetches, FETCHES objects at most at once, to a file system in memory (MEMORY_FOLDER).
+The daemon writes them in `tmp~/` (no key, so never listed) and renames them into place.
 """
 
 import itertools
@@ -44,6 +45,8 @@ BATCH_BYTES = 64 * 2**20
 KEPT_BYTES = 32 * 2**20
 """How much of the last objects fetched is kept in memory."""
 FETCHES = 4
+MEMORY_FOLDER = "/dev/shm"
+"""Where the C library keeps shared memory. A machine without it has such files where all temporary files are."""
 PAGE_LINES = 1000
 
 # "-rw-r--r--     8388608 2026/11/21 07:06:32 packs/ab/k1"
@@ -104,7 +107,7 @@ class RsyncBackend(Backend):
 
     async def stat(self, key: str) -> ObjectInfo:
         source = self._url(check_key(key))
-        with tempfile.TemporaryFile() as output:
+        with tempfile.TemporaryFile(dir=_memory()) as output:
             try:
                 async with self._fetches:
                     await self._program.list(source, output, recursive=False)
@@ -165,7 +168,10 @@ class RsyncBackend(Backend):
     async def _prepare(self) -> None:
         """Have the folder and its `tmp~/` on the remote, and clear away what dead puts have left there."""
         folder = self._path + TEMPORARY
-        with tempfile.TemporaryDirectory(prefix="syncer-rsync-") as empty, tempfile.TemporaryFile() as output:
+        with (
+            tempfile.TemporaryDirectory(prefix="syncer-rsync-", dir=_memory()) as empty,
+            tempfile.TemporaryFile(dir=_memory()) as output,
+        ):
             os.makedirs(f"{empty}/{folder}")
             await self._program.make_folder(f"{empty}/", self._module, folder)
             await self._program.list(f"{self._module}{folder}/", output, recursive=False)
@@ -179,11 +185,11 @@ class RsyncBackend(Backend):
         self._prepared = True
 
     async def _delete_all(self, keys: Sequence[str]) -> None:
-        with tempfile.TemporaryDirectory(prefix="syncer-rsync-") as empty:
+        with tempfile.TemporaryDirectory(prefix="syncer-rsync-", dir=_memory()) as empty:
             await self._program.remove(f"{empty}/", self._module, [self._path + key for key in keys])
 
     async def _fetch(self, key: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="syncer-rsync-") as folder:
+        with tempfile.TemporaryDirectory(prefix="syncer-rsync-", dir=_memory()) as folder:
             path = f"{folder}/object"
             try:
                 async with self._fetches:
@@ -196,7 +202,7 @@ class RsyncBackend(Backend):
         return data
 
     async def _listing(self, source: str) -> "Iterator[re.Match[str]]":
-        output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the listing is dropped
+        output = tempfile.TemporaryFile(dir=_memory())  # noqa: SIM115 - closed when the listing is dropped
         try:
             async with self._fetches:
                 await self._program.list(source, output, recursive=True)
@@ -220,7 +226,7 @@ class RsyncBackend(Backend):
 
     async def _has_anything(self) -> bool:
         """Whether anything lies in the folder that is ours."""
-        with tempfile.TemporaryFile() as output:
+        with tempfile.TemporaryFile(dir=_memory()) as output:
             try:
                 await self._program.list(self._url(""), output, recursive=False)
             except ObjectMissing:
@@ -229,12 +235,17 @@ class RsyncBackend(Backend):
             return any(name == TEMPORARY or is_segment(name) for name in names)
 
 
+def _memory() -> str | None:
+    """A folder whose files take no disk; None for the usual one."""
+    return MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK | os.X_OK) else None
+
+
 class _Stage:
     """A folder of links to objects in memory, for rsync to send."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self.folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="syncer-rsync-"))
+        self.folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="syncer-rsync-", dir=_memory()))
 
     def fill(self, contents: dict[str, bytes | memoryview]) -> None:
         for name, data in contents.items():

@@ -53,7 +53,7 @@ class BlockCache:
         self._verified: dict[int, _FileState] = {}
         """What files that were good were like when they were closed."""
         self._open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        self.damaged = 0
+        self.replaced = 0
         """Cached copies found wrong since the start; each was dropped and is fetched again."""
         self._incoming = folder / "incoming"
         self._incoming.mkdir(mode=0o700, exist_ok=True)
@@ -80,20 +80,26 @@ class BlockCache:
         Raises:
             LocalDamage: the copy is bad or gone, and the remote has none either.
         """
+        if not block.cached:
+            return None
+        try:
+            data = self._read(block, offset, length)
+        except OSError as error:
+            log.warning("block %s: the local disk does not give the cached copy: %s", block.id.hex(), error)
+            data = None
+        if data is None:
+            self._distrust(block)
+        else:
+            self._meta.blocks.use(block.number)
+        return data
+
+    def _read(self, block: Block, offset: int, length: int) -> bytes | None:
+        """None when the copy is missing or wrong. Raises: OSError."""
         if block.cached == CACHED_ROW:
             data = self._meta.blocks.data(block.number)
-            if data is not None and blake3(data).digest() == block.id:
-                self._meta.blocks.use(block.number)
-                return data[offset : offset + length]
-        elif block.cached == CACHED_FILE:
-            descriptor = self._descriptor(block)
-            if descriptor is not None:
-                self._meta.blocks.use(block.number)
-                return os.pread(descriptor, length, offset)
-        else:
-            return None
-        self._distrust(block)
-        return None
+            return data[offset : offset + length] if data is not None and blake3(data).digest() == block.id else None
+        descriptor = self._descriptor(block)
+        return None if descriptor is None else os.pread(descriptor, length, offset)
 
     def _descriptor(self, block: Block) -> int | None:
         """An open file of the block, verified when it is opened; None when it is missing or wrong."""
@@ -136,7 +142,11 @@ class BlockCache:
         if descriptor is None:
             return None
         self._meta.blocks.use(number)
-        return os.pread(descriptor, length, offset)
+        try:
+            return os.pread(descriptor, length, offset)
+        except OSError:
+            self._close(number)  # `read` opens it again, and sees what is wrong
+            return None
 
     def keep_open(self, number: int, descriptor: int) -> None:
         """Take over a descriptor that is known to have the bytes of block *number*."""
@@ -158,9 +168,12 @@ class BlockCache:
 
     def _distrust(self, block: Block) -> None:
         """A cached copy is missing or wrong."""
-        self.damaged += 1
+        self._close(block.number)
         if block.location is None:
+            if not self._meta.blocks.is_damaged(block.number):
+                self._meta.damage.lost(block.number)
             raise LocalDamage(f"block {block.id.hex()}: the local copy is damaged, and the remote has none yet")
+        self.replaced += 1
         log.warning("block %s: the cached copy is damaged or gone; it is fetched again", block.id.hex())
         self.evict([block])
 

@@ -5,7 +5,7 @@ Runs in tasks of the nursery it was given, so a reader that gives up does not en
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -120,6 +120,8 @@ class Fetcher:
         self._slots = trio.CapacityLimiter(max(1, backend.parallelism))
         self._failures: dict[int, tuple[float, SyncerError]] = {}
         """Blocks that could not be had a moment ago, with when and why."""
+        self.on_damage: Callable[[], None] = lambda: None
+        """Called when something on the remote was found bad, so that blocks may wait for upload again."""
         self.fetched_bytes = 0
         self.remote_ok: bool | None = None
         self._active = 0
@@ -195,10 +197,12 @@ class Fetcher:
                 self._rate = 0.0
                 self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
         except (ObjectCorrupt, ObjectMissing) as error:
-            if len(item.blocks) > 1:
+            if len(item.blocks) > 1 and isinstance(error, ObjectCorrupt):
                 self._one_by_one(item, deadline_s)
             else:
-                log.error("block %s cannot be read from the remote: %s", item.blocks[0].id.hex(), error)
+                first, more = item.blocks[0].id.hex(), len(item.blocks) - 1
+                log.error("block %s and %d more cannot be read from the remote: %s", first, more, error)
+                self._distrust(item)
                 self._fail(item.blocks, error)
         except BudgetExhausted:
             self._fail(item.blocks, LocalDamage("the budget is full of data that is not on the remote yet"))
@@ -213,6 +217,14 @@ class Fetcher:
         except BaseException:
             self._fail(item.blocks, DeadlinePassed("the fetch was cancelled"))
             raise
+
+    def _distrust(self, item: Range) -> None:
+        """Have what is here of a damaged pack sent anew, and remember what is not."""
+        try:
+            self._meta.damage.distrusted(item.pack, [block.id for block in item.blocks])
+        except (SyncerError, OSError) as error:
+            log.error("that a block is damaged cannot be noted: %s", error)
+        self.on_damage()
 
     def _one_by_one(self, item: Range, deadline_s: float) -> None:
         """A damaged neighbour must cost nobody else a byte: each block by itself, for those who wait already too."""
@@ -292,6 +304,8 @@ class Fetcher:
 
     def _land(self, block: Block, plain: bytes | Incoming) -> None:
         try:
+            if self._meta.blocks.is_damaged(block.number):
+                self._meta.damage.sound(block.number)
             if isinstance(plain, bytes):
                 self._meta.blocks.keep_row(block, plain)
             else:

@@ -24,7 +24,7 @@ MAGIC = b"syncpk01"
 FOOTER = struct.Struct("<32sI8s")
 PACK_BLOCKS = 16_384
 """A pack is also full when it has this many blocks: its list, of about 43 bytes a block, must stay the smaller part."""
-LIST_MAX_BYTES = 64 * 1024 * 1024
+LIST_MAX_BYTES = 4 * 1024 * 1024
 
 _Id = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 _SealedBytes = Annotated[int, msgspec.Meta(ge=HEADER.size, le=SEALED_MAX_BYTES)]

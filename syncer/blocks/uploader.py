@@ -3,13 +3,16 @@
 One task plans (`run`), each pack is a task of its own. A block counts as stored only when its pack is.
 """
 
+import errno
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from syncer.backends.base import Backend
+from syncer.backends.confirmed import put_seen
 from syncer.blocks.codec import block_id, seal
 from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder, pack_key
 from syncer.blocks.store import BlockStore
@@ -25,7 +28,10 @@ PATIENCE = 3
 PACKERS = 1
 """Packs are made by so many threads at most (each holds its pack twice meanwhile); one is faster than most networks."""
 RETRY_S = 5.0
-"""How long to leave a remote alone that has failed in spite of the retries of its backend."""
+"""How long to leave the local disk alone that has just refused something."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
+"""How long to leave a remote alone that has failed in spite of the retries of its backend: twice as long each time, up
+to the second of these, each give or take half, so that many machines do not come back at once."""
 
 
 class Uploader:
@@ -52,6 +58,7 @@ class Uploader:
         self._flying: set[int] = set()
         self._wake = trio.Event()
         self._failed_until = 0.0
+        self._pause_s = FIRST_PAUSE_S
         self.hurry = 0
         """While above 0, whatever is sealed leaves at once."""
         self.uploaded_bytes = 0
@@ -61,8 +68,6 @@ class Uploader:
         self.progressed = trio.Event()
         """Set, and made anew, whenever a pack was stored or could not be."""
         self.remote_ok: bool | None = None
-        self.damaged: set[int] = set()
-        """Blocks that cannot be uploaded because their only copy, here, is bad."""
         self.error: BackendError | None = None
         """Why the last pack could not be stored; None once one could."""
         self.verify: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -79,15 +84,21 @@ class Uploader:
     async def run(self) -> None:
         """For as long as the file system is open. Nothing is sent before `verify` has passed."""
         while not await self._verified():
-            with trio.move_on_after(RETRY_S):
+            with trio.move_on_after(self._next_pause_s()):
                 await self._wake.wait()
             self._wake = trio.Event()
+        self._pause_s = FIRST_PAUSE_S
         async with trio.open_nursery() as nursery:
             while True:
                 wait_s = self._launch(nursery)
                 with trio.move_on_after(wait_s):
                     await self._wake.wait()
                 self._wake = trio.Event()
+
+    def _next_pause_s(self) -> float:
+        """How long to wait after one more failure."""
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return pause_s * random.uniform(0.5, 1.5)
 
     async def _verified(self) -> bool:
         try:
@@ -118,12 +129,13 @@ class Uploader:
         now_s = int(time.time())
         hurry = self.hurry or self.pressed()
         born_before = now_s if hurry else now_s - int(self._delay_s)
-        batch = self._meta.blocks.pending(PACK_BYTES, PACK_BLOCKS, born_before, self._flying | self.damaged)
+        without = self._flying | self._meta.damage.numbers()
+        batch = self._meta.blocks.pending(PACK_BYTES, PACK_BLOCKS, born_before, now_s, without)
         if not batch or hurry:
             return batch
         full = sum(block.size for block in batch) >= PACK_BYTES // 2 or len(batch) >= PACK_BLOCKS
-        waited = self._meta.blocks.born(batch[0].number) <= now_s - PATIENCE * self._delay_s
-        return batch if full or waited else []
+        is_young = now_s - PATIENCE * self._delay_s < self._meta.blocks.born(batch[0].number) <= now_s
+        return batch if full or not is_young else []
 
     async def _send(self, batch: list[Block]) -> None:
         try:
@@ -133,7 +145,7 @@ class Uploader:
             self._set_aside(unreadable)
             if pack is None:
                 return
-            await self._backend.put(pack_key(pack.id), pack.data)
+            await put_seen(self._backend, pack_key(pack.id), pack.data)
             with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
                 self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, pack.locations())
                 await self._sync()
@@ -141,10 +153,12 @@ class Uploader:
             self.uploaded_bytes += len(pack.data)
             self.stored_bytes += sum(entry.plain_bytes for entry in pack.entries)
             self.remote_ok, self.error = True, None
+            self._pause_s = FIRST_PAUSE_S
         except BackendError as error:
             self.remote_ok, self.error = False, error
             self._limit = 1  # a slow line carries one pack in the time in which four would all fail
-            self._failed_until = trio.current_time() + RETRY_S
+            if trio.current_time() >= self._failed_until:  # packs that were sent together fail together
+                self._failed_until = trio.current_time() + self._next_pause_s()
             log.warning("upload: %s; it is tried again", error)
         except (LocalDamage, OSError) as error:
             self._failed_until = trio.current_time() + RETRY_S
@@ -173,8 +187,7 @@ class Uploader:
 
     def check_damaged(self) -> int:
         """How many blocks that something needs cannot be uploaded, because their only copy is bad."""
-        self.damaged = {number for number in self.damaged if self._meta.blocks.is_needed(number)}
-        return len(self.damaged)
+        return len(self._meta.damage.unsendable())
 
     def _set_aside(self, blocks: list[Block]) -> None:
         """Blocks whose only copy cannot be read must not keep the others from leaving."""
@@ -185,14 +198,22 @@ class Uploader:
                 continue  # released after it was chosen
             if current.location is None and current.cached:
                 log.error("upload: block %s is damaged here, and the remote has none", block.id.hex())
-                self.damaged.add(block.number)
+                self._meta.damage.lost(block.number)
+
+    def _read_file(self, block: Block) -> bytes | None:
+        try:
+            return self._cache.read_file(block.id)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return None  # this one is lost; the others must not be kept from leaving
 
     def _pack(self, batch: list[Block], rows: dict[int, bytes | None]) -> tuple[Pack | None, list[Block]]:
         """In a thread: verify, seal and pack the blocks; returns those that cannot be read apart."""
         builder = PackBuilder()
         unreadable: list[Block] = []
         for block in batch:
-            data = rows.pop(block.number) if block.number in rows else self._cache.read_file(block.id)
+            data = rows.pop(block.number) if block.number in rows else self._read_file(block)
             if data is None or block_id(data) != block.id:
                 unreadable.append(block)
             else:

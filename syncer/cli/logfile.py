@@ -2,8 +2,10 @@
 
 import logging
 import logging.handlers
+import os
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 from syncer.cli.text import printable
@@ -35,6 +37,15 @@ class _Warnings(logging.Formatter):
         return printable(f"syncer: {record.getMessage()}")
 
 
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """For the owner's eyes only: names of files are in it."""
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        os.fchmod(stream.fileno(), 0o600)
+        return stream
+
+
 _open_file: logging.handlers.RotatingFileHandler | None = None
 
 
@@ -47,7 +58,7 @@ def start(path: Path, level: str, *, warnings_to_stderr: bool) -> None:
     Raises: OSError: *path* cannot be opened.
     """
     global _open_file
-    file = logging.handlers.RotatingFileHandler(
+    file = _PrivateFile(
         path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8", errors="backslashreplace"
     )
     file.setFormatter(_Lines("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"))

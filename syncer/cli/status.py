@@ -8,6 +8,9 @@ import click
 if TYPE_CHECKING:
     from syncer.control import Status
 
+PATHS_SHOWN = 3
+"""The table names so many damaged files; JSON has all of them."""
+
 
 @click.command("status", short_help="Show how much is where.")
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
@@ -77,7 +80,7 @@ def rows(status: "Status") -> list[tuple[str, str]]:
     """The table: what a person wants to know first comes first."""
     from syncer.cli.text import duration, size
 
-    reachable = {True: "reachable", False: "not reachable", None: "not asked yet"}[status.remote_ok]
+    reachable = {True: "reachable", False: "failing", None: "not asked yet"}[status.remote_ok]
     percent = f"{100 * status.used_bytes / status.budget_bytes:.0f} %"
     parts = (
         f"{size(status.clean_bytes)} clean, {size(status.dirty_bytes)} dirty, {size(status.metadata_bytes)} metadata"
@@ -88,9 +91,10 @@ def rows(status: "Status") -> list[tuple[str, str]]:
         if status.oldest_pending_s is not None:
             pending += f", the oldest for {duration(status.oldest_pending_s)}"
     folders = _count(status.directories, "directory", "directories")
+    damaged = [("damaged", _damage(status))] if status.damaged_blocks else []
     return [
         ("mounted", (status.mountpoint or "yes") if status.mounted else "no"),
-        ("remote", f"{status.remote}, {reachable}"),
+        ("remote", f"{status.remote}, {reachable}{f': {status.remote_error}' if status.remote_error else ''}"),
         ("local", f"{size(status.used_bytes)} of {size(status.budget_bytes)} ({percent}): {parts}"),
         ("waiting", pending),
         (
@@ -100,7 +104,15 @@ def rows(status: "Status") -> list[tuple[str, str]]:
         ("files", f"{_count(status.files, 'file')} in {folders}, {size(status.logical_bytes)}"),
         ("stored", f"{size(status.unique_bytes)} after removing duplicates, {size(status.remote_bytes)} on the remote"),
         ("snapshot", status.head or "none yet"),
+        *damaged,
     ]
+
+
+def _damage(status: "Status") -> str:
+    """How much is bad, and the first files that have some of it."""
+    shown = ", ".join(status.damaged_paths[:PATHS_SHOWN])
+    more = len(status.damaged_paths) - PATHS_SHOWN
+    return f"{_count(status.damaged_blocks, 'block')} of {shown}{f' and {more:,} more' if more > 0 else ''}"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -19,6 +19,8 @@ from typing import Any
 import pyfuse3
 import trio
 
+from syncer.fs.interrupts import Interrupts
+
 log = logging.getLogger(__name__)
 
 POLLS = 64
@@ -31,6 +33,7 @@ BURST_S = 300e-6
 _BUFFER_BYTES = 1 << 21
 """More than the largest request: the kernel refuses to be read with less."""
 _INIT = 26
+_ASYNC_DIO = 1 << 15
 _HANDLE_KILLPRIV_V2 = 1 << 28
 _REQUEST_HEADER = struct.Struct("<IIQQIIIHH")  # fuse_in_header: length, opcode, ...
 _INIT_REQUEST = struct.Struct("<IIII")  # fuse_init_in: major, minor, max_readahead, flags
@@ -66,11 +69,14 @@ class Turn:
 
 
 class Handshake:
-    """The first exchange with the kernel (FUSE_INIT), with one more promise than libfuse gives in its answer.
+    """The first exchange with the kernel (FUSE_INIT), with one more promise than libfuse gives in its answer, and one
+    less.
 
     FUSE_HANDLE_KILLPRIV_V2 says that we see to set-id bits and file capabilities when a file is written, truncated or
     given away. Without it the kernel asks for the xattr `security.capability` before every single write(2): each of
     them two round trips. libfuse 3.14 does not know the flag, so its answer goes over a socket and is amended there.
+    With FUSE_ASYNC_DIO a reader with O_DIRECT waits in a way that no signal ends, not even SIGKILL; without it the
+    kernel tells us of the signal (interrupts.py).
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -90,9 +96,10 @@ class Handshake:
         """After libfuse has answered: pass its answer on, and give pyfuse3 the device again."""
         with self._ours:
             reply = bytearray(self._ours.recv(_BUFFER_BYTES))
-        if self._offered and len(reply) >= _REPLY_HEADER.size + _INIT_REPLY.size:
+        if len(reply) >= _REPLY_HEADER.size + _INIT_REPLY.size:
             major, minor, readahead, flags = _INIT_REPLY.unpack_from(reply, _REPLY_HEADER.size)
-            _INIT_REPLY.pack_into(reply, _REPLY_HEADER.size, major, minor, readahead, flags | _HANDLE_KILLPRIV_V2)
+            flags = flags & ~_ASYNC_DIO | (_HANDLE_KILLPRIV_V2 if self._offered else 0)
+            _INIT_REPLY.pack_into(reply, _REPLY_HEADER.size, major, minor, readahead, flags)
         with contextlib.suppress(OSError):  # unmounted already: pyfuse3 finds out with its next request
             os.write(self._device, reply)
         os.dup2(self._device, self._descriptor, inheritable=False)
@@ -107,6 +114,7 @@ class Waiter:
     """
 
     def __init__(self) -> None:
+        self.interrupts = Interrupts()
         self._poller = select.poll()
         self._requests = 0
         self._bursting = False
@@ -118,8 +126,14 @@ class Waiter:
         return self._begun and not self._poller.poll(0)
 
     async def wait_readable(self, descriptor: int) -> None:
+        self.interrupts.restore()
         if not self._begun and not await self._begin(descriptor):
             return
+        await self._readable(descriptor)
+        while self.interrupts.wanted and not self.interrupts.pass_on(descriptor):
+            await self._readable(descriptor)
+
+    async def _readable(self, descriptor: int) -> None:
         self._requests += 1
         poll = self._poller.poll
         if self._requests % POLLS:

@@ -5,6 +5,7 @@ overlay. A write never waits for the network; it waits for room in the budget, w
 wait each write is applied without an await.
 """
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Mapping
@@ -56,6 +57,8 @@ class FileIO:
         self._durability = durability
         self._limits = limits
         self._commit = commit
+        self.interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        """Around each wait that a signal for the caller may end; raises OSError EINTR then."""
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -72,7 +75,8 @@ class FileIO:
             self.note_access(inode)
         data = self._read_here(file, inode, offset, length)
         if data is None:
-            data = await self._read_fetching(file, offset, length)
+            with self.interruptible():
+                data = await self._read_fetching(file, offset, length)
         if inode.content is None:
             self._read_ahead(file, offset, offset + len(data))
         return data
@@ -195,7 +199,8 @@ class FileIO:
         if self._store.budget.fits(amount):
             return
         try:
-            await self._store.budget.reserve(amount, self._limits.write_deadline_s, rows=rows)
+            with self.interruptible():
+                await self._store.budget.reserve(amount, self._limits.write_deadline_s, rows=rows)
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
 
@@ -204,7 +209,8 @@ class FileIO:
         if not self._store.budget.is_log_long:
             return
         try:
-            await self._store.budget.log_shortened(self._limits.write_deadline_s)
+            with self.interruptible():
+                await self._store.budget.log_shortened(self._limits.write_deadline_s)
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
 

@@ -16,7 +16,7 @@ from syncer.fs.handles import O_ACCMODE, O_TRUNC, Handles
 from syncer.fs.namespace import Caller, Namespace
 from syncer.meta.inodes import Inode
 from syncer.meta.namespace import Entry
-from syncer.values import InodeNumber
+from syncer.values import XATTRS_MAX_BYTES, InodeNumber
 
 STATE_XATTR = b"user.syncer.state"
 CAPABILITY_XATTR = b"security.capability"
@@ -162,6 +162,9 @@ class FileSystem:
     def setxattr(self, number: int, name: bytes, value: bytes) -> None:
         self.check_writable()
         self._check_xattr(number, name)
+        others = self._meta.inodes.xattrs(self.names.inode(number))
+        if sum(len(key) + len(held) for key, held in others.items()) + len(name) + len(value) > XATTRS_MAX_BYTES:
+            raise OSError(errno.ENOSPC, "too many attributes")
         if len(value) > XATTR_MAX_BYTES:
             raise OSError(errno.E2BIG, "attribute too large")
         self._meta.inodes.set_xattr(number, name, value, time.time_ns())
@@ -271,8 +274,8 @@ def _ended(inode: Inode, writer: Caller | None) -> int:
     if writer is not None and not writer.uid:
         return 0
     ended = inode.mode & S_ISUID
-    if inode.mode & S_IXGRP or (writer is not None and writer.gid != inode.gid):
-        ended |= inode.mode & S_ISGID
+    if inode.mode & S_ISGID and (inode.mode & S_IXGRP or (writer is not None and not writer.is_in(inode.gid))):
+        ended |= S_ISGID
     return ended
 
 

@@ -10,6 +10,7 @@ from pyfuse3 import FUSEError
 
 from syncer.fs.errmap import errno_of
 from syncer.fs.filesystem import BLOCK_UNIT_BYTES, METADATA_BYTES, FileSystem
+from syncer.fs.interrupts import Interrupts
 from syncer.fs.namespace import Caller
 from syncer.meta.inodes import Inode
 from syncer.values import NAME_MAX_BYTES
@@ -44,7 +45,7 @@ def mapped(method: Method[P, R]) -> Method[P, R]:
 
 
 def _caller(context: pyfuse3.RequestContext) -> Caller:
-    return Caller(context.uid, context.gid)
+    return Caller(context.uid, context.gid, context.pid)
 
 
 def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
@@ -71,13 +72,15 @@ class Adapter(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = False
 
-    def __init__(self, file_system: FileSystem, *, writeback: bool) -> None:
+    def __init__(self, file_system: FileSystem, interrupts: Interrupts, *, writeback: bool) -> None:
         """*writeback* lets the kernel collect writes: what it holds is lost when this process dies."""
         super().__init__()
         self.enable_writeback_cache = writeback
         self.writing = 0
         """How many writes are being served."""
         self._fs = file_system
+        self._interrupts = interrupts
+        file_system.io.interruptible = interrupts.heard
         file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
@@ -269,11 +272,13 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._fs.fsync(fh)
+        with self._interrupts.deaf():
+            await self._fs.fsync(fh)
 
     @mapped
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._fs.fsync_directory(fh)
+        with self._interrupts.deaf():
+            await self._fs.fsync_directory(fh)
 
     async def release(self, fh: int) -> None:
         self._fs.release(fh)

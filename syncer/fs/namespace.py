@@ -21,10 +21,22 @@ SYMLINK_MAX_BYTES = 4095
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call."""
+    """Who makes a call: its process, 0 where that is not known."""
 
     uid: int
     gid: int
+    pid: int = 0
+
+    def is_in(self, gid: int) -> bool:
+        """Whether the group is one of the caller's; of its further groups, which FUSE does not tell, /proc does."""
+        if gid == self.gid:
+            return True
+        try:
+            with open(f"/proc/{self.pid}/status", "rb") as file:
+                groups = next((line for line in file if line.startswith(b"Groups:")), b"Groups:")
+        except OSError:
+            return False
+        return b"%d" % gid in groups.split()[1:]
 
 
 class Namespace:

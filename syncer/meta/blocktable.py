@@ -83,13 +83,16 @@ class BlockTable(Table):
         self._used[number] = int(time.time())
 
     def pending(
-        self, limit_bytes: int, limit_blocks: int, born_before_s: int, without: Container[int] = ()
+        self, limit_bytes: int, limit_blocks: int, born_before_s: int, now_s: int, without: Container[int] = ()
     ) -> list[Block]:
-        """The oldest blocks that the remote lacks and something needs: one, or as many as the limits allow."""
+        """The oldest blocks that the remote lacks and something needs: one, or as many as the limits allow.
+
+        One born after *now_s* is as old as any: the clock was wrong then, or is wrong now.
+        """
         cursor = self.execute(
-            "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND born <= ?"
+            "SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND (born <= ? OR born > ?)"
             " AND (refs > 0 OR number <= ?) ORDER BY number",
-            (born_before_s, self.held_up_to),
+            (born_before_s, now_s, self.held_up_to),
         )
         chosen: list[Block] = []
         total = 0
@@ -152,6 +155,10 @@ class BlockTable(Table):
         ).fetchone()
         return row is not None
 
+    def is_damaged(self, number: int) -> bool:
+        """Whether every copy of the block that is known is bad."""
+        return self.execute("SELECT 1 FROM damaged WHERE number = ?", (number,)).fetchone() is not None
+
     def unindexed_packs(self, limit: int) -> list[tuple[PackId, int, int, list[tuple[BlockId, int, int, int]]]]:
         """Packs that no index object lists, of about *limit* blocks together.
 
@@ -186,7 +193,8 @@ class BlockTable(Table):
     def add(self, block_id: BlockId, size: int, cached: int, data: bytes | memoryview | None, born_s: int) -> int:
         """The number of the block *block_id*, which is now cached the way *cached* says; made where it is new.
 
-        Part of a journaled operation. A block that is cached already keeps the copy it has; it was used just now.
+        Part of a journaled operation. A block that is cached already keeps the copy it has, unless that is known to be
+        bad; it was used just now.
         """
         row = self.execute("SELECT number, cached, pack FROM blocks WHERE id = ?", (block_id,)).fetchone()
         if row is None:
@@ -197,9 +205,15 @@ class BlockTable(Table):
             number, pack = int(cursor.lastrowid or 0), None
         else:
             number, pack = row[0], row[2]
-            if row[1]:
+            is_bad = self.is_damaged(number)
+            if row[1] and not is_bad:
                 self.execute("UPDATE blocks SET used = max(used, ?) WHERE number = ?", (born_s, number))
                 return int(number)
+            if is_bad:
+                pack = None  # the remote's copy, if there is one, is bad: this one must get there
+                self._take_out(number, size, row[1], row[2] is not None)
+                self._account(size, row[1], False, -1)
+                self.execute("DELETE FROM damaged WHERE number = ?", (number,))
             self.execute("UPDATE blocks SET cached = ?, used = ? WHERE number = ?", (cached, born_s, number))
         if cached == CACHED_ROW:
             self.execute("INSERT OR REPLACE INTO block_data VALUES (?, ?)", (number, data))
@@ -279,6 +293,24 @@ class BlockTable(Table):
             self._account(row[0], row[1], True, -1)
             self._used.pop(number, None)
 
+    def take_out(self, pack: int, kind: int) -> None:
+        """The remote cannot be relied on to have pack number *pack*: cached blocks of that kind in it wait again.
+
+        Part of a journaled operation.
+        """
+        rows = self.execute(
+            "SELECT number, size, cached, refs FROM blocks WHERE pack = ? AND cached > 0 AND kind = ?", (pack, kind)
+        ).fetchall()
+        for number, size, cached, refs in rows:
+            self._take_out(number, size, cached, True)
+            if not refs:
+                self.execute("INSERT OR IGNORE INTO released VALUES (?)", (number,))
+
+    def _take_out(self, number: int, size: int, cached: int, clean: bool) -> None:
+        self.execute("UPDATE blocks SET pack = NULL WHERE number = ?", (number,))
+        self._account(size, cached, clean, -1)
+        self._account(size, cached, False, 1)
+
     # --- commit --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -304,6 +336,7 @@ class BlockTable(Table):
         for number, block_id, size, cached in rows:
             self.execute("DELETE FROM blocks WHERE number = ?", (number,))
             self.execute("DELETE FROM settling WHERE number = ?", (number,))
+            self.execute("DELETE FROM damaged WHERE number = ?", (number,))
             if cached == CACHED_ROW:
                 self.execute("DELETE FROM block_data WHERE number = ?", (number,))
             elif cached == CACHED_FILE:

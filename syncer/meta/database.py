@@ -5,6 +5,7 @@ blocktable.py) derive from `Table`; their mutating methods are decorated with `j
 """
 
 import functools
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,15 @@ def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Call
     return decorate
 
 
+def _make_private(path: Path) -> None:
+    """Have the file, for the owner's eyes only; SQLite gives its WAL and shared memory the mode that meta.db has."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
 class Table:
     """A group of tables of meta.db with the operations that change them."""
 
@@ -89,6 +99,7 @@ class Database:
             LocalDamage: meta.db cannot be read or has a version this syncer does not know.
         """
         self.path = path
+        _make_private(path)
         self.connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
         try:
             self._open()
@@ -125,6 +136,7 @@ class Database:
                 f"{self.path}: made by another version of syncer",
                 hint="use that version, or build DATA anew from the remote",
             )
+        self.connection.executescript(schema.ADDED)
 
     def add(self, table: T) -> T:
         self._tables.append(table)

@@ -199,8 +199,9 @@ class ExtentTable(Table):
             return self._blocks.add(block_id, length, CACHED_ROW, held, now_s)
         self._used_dirty(held)
         before = self._blocks.find(block_id)
+        has_copy = before is not None and before.cached and not self._blocks.is_damaged(before.number)
         block = self._blocks.add(block_id, length, CACHED_FILE, None, now_s)
-        if before is None or not before.cached:
+        if not has_copy:
             self.execute("INSERT OR REPLACE INTO settling VALUES (?, ?, ?)", (held, block, length))
         else:
             self._maybe_gone(held, number)

@@ -45,7 +45,9 @@ class Importer:
     def add_pack(
         self, pack_id: PackId, size: int, kind: int, seq: int | None, entries: Iterable[tuple[BlockId, int, int, int]]
     ) -> None:
-        """A pack with its blocks: (block id, offset, sealed bytes, plain bytes). Known blocks stay as they are."""
+        """A pack with its blocks: (block id, offset, sealed bytes, plain bytes). The last pack to list a block counts:
+        it is put a second time when its first copy has turned out bad.
+        """
         self._database.begin()
         cursor = self._execute(
             "INSERT OR IGNORE INTO packs(id, size, kind, indexed) VALUES (?, ?, ?, ?)", (pack_id, size, kind, seq)
@@ -54,8 +56,9 @@ class Importer:
             return
         pack = cursor.lastrowid
         cursor = self._executemany(
-            "INSERT OR IGNORE INTO blocks(id, size, refs, kind, pack, pack_offset, sealed_bytes, cached, used, born)"
-            " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0)",
+            "INSERT INTO blocks(id, size, refs, kind, pack, pack_offset, sealed_bytes, cached, used, born)"
+            " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT(id) DO UPDATE SET pack = excluded.pack,"
+            " pack_offset = excluded.pack_offset, sealed_bytes = excluded.sealed_bytes",
             [(block_id, plain, kind, pack, offset, sealed) for block_id, offset, sealed, plain in entries],
         )
         self._count(cursor.rowcount)

@@ -8,6 +8,12 @@ import sqlite3
 
 VERSION = 2
 
+ADDED = """
+-- Blocks of which the remote's copy is bad or gone, and of which there is no copy here.
+CREATE TABLE IF NOT EXISTS damaged(number INTEGER PRIMARY KEY);
+"""
+"""Tables that version 2 did without at first, and that an older syncer passes over: made where they are missing."""
+
 STATEMENTS = """
 -- Single values: journal position, counters, totals, the repository and peer this DATA belongs to.
 CREATE TABLE state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -128,5 +134,6 @@ def create(connection: sqlite3.Connection) -> None:
     database = sqlite_utils.Database(connection, recursive_triggers=False)  # as in every later run
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(STATEMENTS)
+    connection.executescript(ADDED)
     database.table("state").insert({"key": "schema", "value": VERSION}, pk="key")
     database.table("sums").insert({"unique_bytes": 0, "pack_bytes": 0})

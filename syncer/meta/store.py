@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from syncer.meta.blocktable import BlockTable
+from syncer.meta.damage import DamageTable
 from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database
 from syncer.meta.extents import ExtentTable
 from syncer.meta.inodes import InodeTable
@@ -35,6 +36,7 @@ class MetaStore:
         self.overlays = self.database.add(OverlayTable(self.database))
         self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks, self.overlays))
         self.snapshots = self.database.add(SnapshotTable(self.database, self.inodes, self.names))
+        self.damage = self.database.add(DamageTable(self.database, self.inodes, self.names, self.blocks))
         self.replayed = self.database.recover()
         self.peer = PeerId(self.database.state_integer("peer"))
         self._next_inode = self._first_free_inode()

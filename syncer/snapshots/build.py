@@ -19,13 +19,16 @@ from syncer.meta.store import MetaStore
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.planter import LARGE_ENTRIES
-from syncer.snapshots.records import IndexRecord, SnapshotRecord, decode, parse_seq_key
+from syncer.snapshots.reading import read_bounded, read_record
+from syncer.snapshots.records import IndexRecord, SnapshotRecord, parse_seq_key
 from syncer.snapshots.tree import iter_directory, load_root
 from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
 
 log = logging.getLogger(__name__)
 
 PACKS_KEPT = 4
+TREE_PACK_MAX_BYTES = 32 * 1024 * 1024
+"""A pack is closed at 8 MiB; its last node and its list come on top."""
 ENTRIES_AT_ONCE = 2000
 DIRECTORY = 0o040000
 
@@ -38,7 +41,7 @@ async def learn_packs(meta: MetaStore, backend: Backend) -> None:
     importer = Importer(meta.database)
     keys = [info.key async for info in backend.list("index/") if parse_seq_key(info.key) is not None]
     for key in sorted(keys):
-        record = decode(await backend.get(key), IndexRecord)
+        record = await read_record(backend, key, IndexRecord)
         if (record.peer, record.seq) != parse_seq_key(key):
             raise ObjectCorrupt(f"{key} is another index")
         for pack in record.packs:
@@ -127,7 +130,7 @@ class _Walker:
             )
         pack = self._packs.get(location.pack)
         if pack is None:
-            pack = trio.from_thread.run(self._backend.get, pack_key(location.pack))
+            pack = trio.from_thread.run(read_bounded, self._backend, pack_key(location.pack), TREE_PACK_MAX_BYTES)
             self._packs[location.pack] = pack
             if len(self._packs) > PACKS_KEPT:
                 self._packs.popitem(last=False)

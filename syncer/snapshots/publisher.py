@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from syncer.backends.base import Backend
+from syncer.backends.confirmed import put_read_back, put_seen
 from syncer.blocks.pack import Pack, pack_key
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.syncing import Durability
@@ -188,7 +189,7 @@ class Publisher:
         trio.from_thread.run(self._store_trees, pack)
 
     async def _store_trees(self, pack: Pack) -> None:
-        await self._backend.put(pack_key(pack.id), pack.data)
+        await put_seen(self._backend, pack_key(pack.id), pack.data)
         self._meta.blocks.stored(pack.id, len(pack.data), TREE, pack.locations())
         self._uploader.uploaded_bytes += len(pack.data)
 
@@ -196,7 +197,7 @@ class Publisher:
         """Wait until the remote has every block up to number *newest*."""
         begin = stored = self._uploader.stored_bytes
         patience = trio.current_time() + GIVE_UP_S
-        while self._meta.blocks.has_pending(newest, self._uploader.damaged):
+        while self._meta.blocks.has_pending(newest, self._meta.damage.numbers()):
             if self._uploader.stored_bytes != stored or self._uploader.is_sending:
                 stored, patience = self._uploader.stored_bytes, trio.current_time() + GIVE_UP_S
             elif trio.current_time() > patience:
@@ -263,7 +264,7 @@ class Publisher:
         self._meta.snapshots.learn(self._meta.peer, seq, TreeId(planted.root), time_ns, data)
 
     async def _put(self, key: str, data: bytes) -> None:
-        """Put an object under a number that was just taken.
+        """Put an object under a number that was just taken; return when the remote has given it back.
 
         Raises: WrongRepository: it has been used before, so DATA is older than what it published.
         """
@@ -271,7 +272,7 @@ class Publisher:
         try:
             await self._backend.stat(key)
         except ObjectMissing:
-            await self._backend.put(key, data)
+            await put_read_back(self._backend, key, data)
             self._uploader.uploaded_bytes += len(data)
             return
         raise WrongRepository(

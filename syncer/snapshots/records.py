@@ -18,7 +18,9 @@ from syncer.values import CONTENT, ID_BYTES, PEER_SHIFT, TREE, PeerId
 
 VERSION = 1
 FORMAT_KEY = "format"
-OBJECT_MAX_BYTES = 256 * 1024 * 1024
+OBJECT_MAX_BYTES = 16 * 1024 * 1024
+"""No peer, index or snapshot is nearly as long: an index of the most blocks it may list has 4 MiB."""
+FORMAT_MAX_BYTES = 64 * 1024
 SEQ_DIGITS = 12
 MACHINE_BYTES = 16
 _Record = TypeVar("_Record", bound=msgspec.Struct)

@@ -3,26 +3,30 @@
 One machine writes at a time. Who it is, is decided from the immutable objects under `peers/` alone (records.py).
 """
 
+import contextlib
 import logging
 import secrets
 import socket
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import trio
 
-from syncer.backends.base import Backend
+from syncer.backends.base import Backend, ObjectInfo
+from syncer.backends.confirmed import put_read_back
 from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import build_tree, learn_packs, newest_snapshots
+from syncer.snapshots.reading import read_bounded, read_record
 from syncer.snapshots.records import (
     FORMAT_KEY,
+    FORMAT_MAX_BYTES,
     VERSION,
     Format,
     PeerRecord,
     SnapshotRecord,
     current_writer,
-    decode,
     decode_format,
     encode,
     encode_format,
@@ -34,6 +38,11 @@ from syncer.values import PeerId, TreeId
 
 log = logging.getLogger(__name__)
 
+PEERS_MAX = 1024
+"""Machines that ever wrote to a repository, one after the other: more are not believed."""
+SEQS_AHEAD = 4
+"""So many numbers after the newest snapshot that a listing shows are asked for: it may have left out one, and a
+number may have been skipped."""
 CHECK_S = 5.0
 """How long a mount of a known DATA looks at the remote before it goes on without. Publications look again."""
 
@@ -73,7 +82,7 @@ async def join(meta: MetaStore, backend: Backend, wish: Wish) -> Membership:
                 log.warning("the remote cannot be asked now: %s", error)
         return Membership(None)
     try:
-        repository = decode_format(await backend.get(FORMAT_KEY)).repository
+        repository = decode_format(await read_bounded(backend, FORMAT_KEY, FORMAT_MAX_BYTES)).repository
     except ObjectMissing:
         repository = await _create(backend, wish)
     except BackendError as error:
@@ -104,27 +113,60 @@ async def _create(backend: Backend, wish: Wish) -> str:
         raise WrongRepository(
             f"there is no repository at {backend.name} to read", hint="mount it once without --read-only"
         )
-    async for info in backend.list("packs/"):
+    found = [info.key for prefix in ("packs/", "peers/", "snapshots/") async for info in _first(backend, prefix)]
+    if not found and await _is_there(backend, peer_key(1)):
+        found = [peer_key(1)]  # a listing may leave something out
+    if found:
         raise WrongRepository(
-            f"the remote has packs ({info.key}) but no format object",
+            f"the remote has {found[0]} but no format object",
             hint="bring the object `format` back, or use an empty remote",
         )
     repository = secrets.token_hex(16)
-    await backend.put(FORMAT_KEY, encode_format(Format(VERSION, repository, time.time_ns())))
+    await put_read_back(backend, FORMAT_KEY, encode_format(Format(VERSION, repository, time.time_ns())))
     return repository
 
 
+async def _first(backend: Backend, prefix: str) -> AsyncIterator[ObjectInfo]:
+    """One object under *prefix*, if there is any."""
+    async for info in backend.list(prefix):
+        yield info
+        return
+
+
+async def _is_there(backend: Backend, key: str) -> bool:
+    try:
+        await backend.stat(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
 async def read_peers(backend: Backend) -> list[PeerRecord]:
-    """Every peer of the repository. Raises: BackendError."""
-    records = []
-    async for info in backend.list("peers/"):
-        peer = parse_peer_key(info.key)
-        if peer is not None:
-            record = decode(await backend.get(info.key), PeerRecord)
-            if record.peer != peer:
-                raise ObjectCorrupt(f"{info.key} is the record of another peer")
-            records.append(record)
+    """Every peer of the repository. Raises: BackendError.
+
+    A listing may leave one out. Peers are numbered one after the other, so those between the ones it shows are asked
+    for, and the one that would come next.
+    """
+    listed = {peer for peer in [parse_peer_key(info.key) async for info in backend.list("peers/")] if peer is not None}
+    if len(listed) > PEERS_MAX:
+        raise ObjectCorrupt(f"{backend.name} lists {len(listed)} machines; no repository has so many")
+    records = [await _read_peer(backend, peer) for peer in sorted(listed)]
+    peer = PeerId(1)
+    while peer <= min(max(listed, default=0) + 1, PEERS_MAX):
+        if peer not in listed:
+            with contextlib.suppress(ObjectMissing):
+                records.append(await _read_peer(backend, peer))
+                listed.add(peer)
+        peer = PeerId(peer + 1)
     return records
+
+
+async def _read_peer(backend: Backend, peer: PeerId) -> PeerRecord:
+    key = peer_key(peer)
+    record = await read_record(backend, key, PeerRecord)
+    if record.peer != peer:
+        raise ObjectCorrupt(f"{key} is the record of another peer")
+    return record
 
 
 async def check_writer(meta: MetaStore, backend: Backend) -> str | None:
@@ -135,7 +177,7 @@ async def check_writer(meta: MetaStore, backend: Backend) -> str | None:
         BackendError: the remote cannot tell.
     """
     try:
-        repository = decode_format(await backend.get(FORMAT_KEY)).repository
+        repository = decode_format(await read_bounded(backend, FORMAT_KEY, FORMAT_MAX_BYTES)).repository
     except ObjectMissing as error:
         raise RemoteUnreachable(
             f"the repository is not at {backend.name} now", hint="plug in its disk, or bring it back"
@@ -196,7 +238,7 @@ async def _newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerReco
     A writer that published nothing may have followed one that published nothing either, and so on.
     """
     known = {record.peer: record for record in peers}
-    place = writer.peer, (await newest_snapshots(backend)).get(PeerId(writer.peer), 0)
+    place = writer.peer, await _newest_seq(backend, writer.peer)
     while not place[1]:
         record = known.pop(place[0], None)  # popped, so that a circle ends
         if record is None or not record.after:
@@ -205,9 +247,19 @@ async def _newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerReco
     return await _read_snapshot(backend, *place)
 
 
+async def _newest_seq(backend: Backend, peer: int) -> int:
+    """The number of the peer's newest snapshot, 0 without one, also if a listing leaves it out."""
+    newest = (await newest_snapshots(backend)).get(PeerId(peer), 0)
+    seq = newest
+    while (seq := seq + 1) <= newest + SEQS_AHEAD:
+        if await _is_there(backend, snapshot_key(peer, seq)):
+            newest = seq
+    return newest
+
+
 async def _read_snapshot(backend: Backend, peer: int, seq: int) -> SnapshotRecord:
     key = snapshot_key(peer, seq)
-    snapshot = decode(await backend.get(key), SnapshotRecord)
+    snapshot = await read_record(backend, key, SnapshotRecord)
     if (snapshot.peer, snapshot.seq) != (peer, seq):
         raise ObjectCorrupt(f"{key} is another snapshot")
     return snapshot
@@ -231,7 +283,7 @@ async def _become_peer(
     meta.database.set_state("machine", machine)
     meta.commit()  # before the put: if its answer is lost, we know our own record when we try again
     await backend.put(peer_key(peer), encode(record))
-    if decode(await backend.get(peer_key(peer)), PeerRecord).machine != machine:
+    if (await read_record(backend, peer_key(peer), PeerRecord)).machine != machine:
         raise WrongRepository("another machine joined the repository at the same moment", hint="try again")
     meta.become(peer)
     meta.commit()

@@ -31,7 +31,7 @@ from syncer.snapshots.nodes import (
     decode_node,
     emit_node,
 )
-from syncer.values import TreeId
+from syncer.values import XATTRS_MAX_BYTES, TreeId
 
 _Directory = DirectoryLeaf | DirectoryBranch
 _Levels = Levels[Entry, NameChild]
@@ -281,11 +281,15 @@ def _with_long_xattrs(entry: Entry, load: Load) -> Entry:
         return entry
     xattrs: list[tuple[bytes, bytes]] = list(entry.xattrs)
     rest: bytes | None = entry.xattr_tree
+    total = 0
     while rest is not None:
         node = decode_node(load(TreeId(rest)))
         if not isinstance(node, XattrNode):
             raise ObjectCorrupt("a chain of extended attributes has a node of another kind in it")
         xattrs.extend(node.xattrs)
+        total += sum(len(name) + len(value) for name, value in node.xattrs)
+        if total > XATTRS_MAX_BYTES:
+            raise ObjectCorrupt("a chain of extended attributes is longer than any can be")
         rest = node.rest
     return msgspec.structs.replace(entry, xattrs=tuple(xattrs), xattr_tree=None)
 

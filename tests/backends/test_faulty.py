@@ -50,6 +50,23 @@ async def test_damage() -> None:
         assert await backend.get("key") == b"data"
 
 
+async def test_damage_on_the_way_there() -> None:
+    memory = MemoryBackend()
+    async with FaultyBackend(memory, Fault(operation="put", damage=lambda data: data[:-1])) as backend:
+        await backend.put("key", b"data")
+        assert memory.objects == {"key": b"dat"}
+
+
+async def test_lies() -> None:
+    memory = MemoryBackend()
+    faults = (Fault(operation="put", lie=True), Fault(operation="list", lie=True, skip=1))
+    async with FaultyBackend(memory, *faults) as backend:
+        for key in ("a", "b", "c", "d"):
+            await backend.put(key, b"")
+        assert sorted(memory.objects) == ["b", "c", "d"]
+        assert [info.key async for info in backend.list()] == ["b", "d"]
+
+
 async def test_hanging() -> None:
     async with FaultyBackend(MemoryBackend(), Fault(operation="stat")) as backend:
         with trio.move_on_after(0) as scope:
@@ -73,9 +90,11 @@ async def test_a_fault_that_never_happened_fails_the_test() -> None:
 
 
 def test_plans_that_make_no_sense() -> None:
-    with pytest.raises(ValueError, match="damaged"):
-        FaultyBackend(MemoryBackend(), Fault(operation="put", damage=bytes))
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="damage"):
+        FaultyBackend(MemoryBackend(), Fault(operation="stat", damage=bytes))
+    with pytest.raises(ValueError, match="lie"):
+        FaultyBackend(MemoryBackend(), Fault(operation="get", lie=True))
+    with pytest.raises(ValueError, match="damage"):
         FaultyBackend(MemoryBackend(), Fault(operation="get", damage=bytes, error=LOST))
     with pytest.raises(ValueError, match="listing"):
         FaultyBackend(MemoryBackend(), Fault(operation="list", error=LOST, late=True))

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from syncer.backends.open import open_backend
-from syncer.backends.rsync_program import translate
+from syncer.backends.rsync_program import RsyncProgram, translate
 from syncer.errors import BackendError, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 from tests.backends.test_contract import content, listed
 from tests.support.servers import RsyncServer
@@ -205,3 +206,20 @@ def test_what_messages_mean(code: int, said: str, expected: type[BackendError]) 
     assert type(translated) is expected
     assert str(translated).startswith("rsync://host/module: ")
     assert "\n" not in str(translated)
+
+
+async def test_what_is_fetched_takes_no_disk(server: RsyncServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The temporary folder of this machine, outside of every budget, stays as it is."""
+    places: list[str] = []
+    run = RsyncProgram.fetch
+
+    async def fetch(self: RsyncProgram, source: str, path: str) -> None:
+        places.append(subprocess.check_output(["stat", "--file-system", "--format=%T", Path(path).parent], text=True))  # noqa: ASYNC221
+        await run(self, source, path)
+
+    monkeypatch.setattr(RsyncProgram, "fetch", fetch)
+    async with open_backend(server.url("no-disk")) as backend:
+        await backend.put("packs/object", b"data")
+        backend._kept.forget("packs/object")  # type: ignore[attr-defined]
+        assert await backend.get("packs/object") == b"data"
+    assert places == ["tmpfs\n"]

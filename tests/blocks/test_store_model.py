@@ -187,7 +187,7 @@ async def test_a_damaged_cached_copy_is_fetched_again(
         assert first.cached == kind
         damage_cached(world, first)
         assert await read_whole(world.engine, number) == data
-        assert (world.engine.store.cache.damaged, remote.gets) == (1, 1)
+        assert (world.engine.store.cache.replaced, remote.gets) == (1, 1)
         check_engine(world.engine, world.data, set())
 
 

@@ -328,3 +328,18 @@ def test_without_the_bit_the_group_is_the_makers(folder: Path) -> None:
         (folder / "x").touch()
         (folder / "d").mkdir()
     assert [status(folder / name).gid for name in "xd"] == [BOB.gid, BOB.gid]
+
+
+@pytest.mark.parametrize(("user", "stays"), [(ALICE, True), (BOB, False)], ids=["member", "stranger"])
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 3), lambda path: path.write_bytes(b"new")])
+def test_the_mark_of_a_group_stays_with_its_members(
+    folder: Path, change: Callable[[Path], object], user: User, stays: bool
+) -> None:
+    """Alice is in the file's group, though it is not her first."""
+    path = folder / "x"
+    path.write_bytes(b"data")
+    os.chown(path, 0, FRIENDS)
+    path.chmod(0o2666)
+    with acting_as(user):
+        change(path)
+    assert mode_of(path) == (0o2666 if stays else 0o666)

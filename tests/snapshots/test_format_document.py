@@ -65,9 +65,9 @@ def test_figures() -> None:
     assert PLAIN_MAX_BYTES == NODE_MAX_BYTES == PACK_BYTES == 8 * MIB
     assert (BLOCK_MIN_BYTES, BLOCK_MEAN_BYTES, BLOCK_MAX_BYTES) == (256 * KIB, MIB, 4 * MIB)
     assert "256 KiB at least, 1 MiB on average, 4 MiB at most" in section("Sealed block")
-    assert (PACK_BLOCKS, LIST_MAX_BYTES, FOOTER.size) == (16_384, 64 * MIB, 44)
+    assert (PACK_BLOCKS, LIST_MAX_BYTES, FOOTER.size) == (16_384, 4 * MIB, 44)
     assert "16,384 of them" in section("Pack") and "the last 44 bytes" in section("Pack")
     assert MAGIC.decode() in section("Pack")
     assert (ITEMS_MAX, SHAPE.items_max, SHAPE.bits) == (1024, 1024, 8)
     assert (EXTENTS_INLINE, XATTRS_INLINE_BYTES, XATTRS_A_NODE_BYTES) == (16, 1024, MIB)
-    assert records.OBJECT_MAX_BYTES == 256 * MIB and "at most 256 MiB" in section("Records")
+    assert records.OBJECT_MAX_BYTES == 16 * MIB and "at most 16 MiB" in section("Records")

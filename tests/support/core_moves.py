@@ -228,7 +228,7 @@ class Moves:
 
     def stored(self, a: int, b: int) -> None:
         """A pack with every block that waits, and one that was released meanwhile."""
-        blocks = self._meta.blocks.pending(1 << 40, 1 << 40, 1 << 40)
+        blocks = self._meta.blocks.pending(1 << 40, 1 << 40, 1 << 40, 1 << 40)
         entries = [(block.id, index * 10, 10, block.size) for index, block in enumerate(blocks)]
         entries.append((self._block_id(("released", a)), 10 * len(blocks), 10, 77))
         pack = PackId(identity(f"pack {self._now}"))
@@ -245,6 +245,23 @@ class Moves:
         rows = self._rows(f"SELECT id FROM blocks WHERE cached = {NOT_CACHED} AND pack > 0 AND size > {SMALL_BYTES}")
         if rows:
             self._meta.blocks.fetched(BlockId(rows[a % len(rows)][0]))
+
+    def distrusted(self, a: int, b: int) -> None:
+        packs = self._rows("SELECT number, id FROM packs")
+        if packs:
+            number, pack = packs[a % len(packs)]
+            rows = self._rows(f"SELECT id FROM blocks WHERE pack = {number}")
+            self._meta.damage.distrusted(PackId(pack), [BlockId(row[0]) for row in rows[: b % 3]])
+
+    def lost(self, a: int, b: int) -> None:
+        rows = self._rows("SELECT number FROM blocks WHERE pack IS NULL AND cached > 0")
+        if rows:
+            self._meta.damage.lost(rows[a % len(rows)][0])
+
+    def sound(self, a: int, b: int) -> None:
+        rows = self._rows("SELECT number FROM damaged")
+        if rows:
+            self._meta.damage.sound(rows[a % len(rows)][0])
 
     def keep_row(self, a: int, b: int) -> None:
         """Not journaled: what comes after it must not depend on it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 
+from syncer.backends.base import Backend
 from syncer.backends.memory import MemoryBackend
 from syncer.engine import Engine, Settings
 from syncer.fs.namespace import Caller
@@ -71,7 +72,7 @@ class SlowLine(MemoryBackend):
 
 @contextlib.asynccontextmanager
 async def opened(
-    data: Path, backend: MemoryBackend, *, wish: Wish = WRITER, publishing: bool = False, **changes: object
+    data: Path, backend: Backend, *, wish: Wish = WRITER, publishing: bool = False, **changes: object
 ) -> AsyncIterator[Engine]:
     """The engine of *data* (made when it is not there) on *backend*; *changes* go into its settings."""
     for name in ("cache", "dirty", "journal"):

@@ -1,0 +1,27 @@
+"""Reads the small objects of a repository, none of them longer than such an object can be.
+
+The length is asked for first: whatever a remote holds under a key, no more of it than the limit comes into memory.
+"""
+
+from typing import TypeVar
+
+import msgspec
+
+from syncer.backends.base import Backend
+from syncer.errors import ObjectCorrupt
+from syncer.snapshots.records import OBJECT_MAX_BYTES, decode
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+async def read_bounded(backend: Backend, key: str, most_bytes: int) -> bytes:
+    """The whole object. Raises: BackendError; ObjectCorrupt when it is longer than *most_bytes*."""
+    size_bytes = (await backend.stat(key)).size_bytes
+    if size_bytes > most_bytes:
+        raise ObjectCorrupt(f"{key} has {size_bytes} bytes, which no such object has")
+    return await backend.get(key, 0, size_bytes)
+
+
+async def read_record(backend: Backend, key: str, kind: type[_Record]) -> _Record:
+    """The record of type *kind* under *key*. Raises: BackendError, ObjectCorrupt among them."""
+    return decode(await read_bounded(backend, key, OBJECT_MAX_BYTES), kind)

@@ -1,0 +1,175 @@
+"""Bytes that are wrong, here or on the remote: never served, replaced where there is another copy, named otherwise."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from syncer.backends.memory import MemoryBackend
+from syncer.blocks.pack import pack_key
+from syncer.engine import Engine
+from syncer.errors import LocalDamage, ObjectCorrupt, ObjectMissing
+from syncer.meta.blocktable import Block
+from tests.support.opened import create, evict_all, flush, opened
+
+DATA = os.urandom(200_000)
+"""One block, and a file of the cache."""
+NO_DISK = "/proc/self/mem"
+"""A file whose first bytes cannot be read: EIO, as from a bad disk."""
+
+
+def block_of(engine: Engine, number: int) -> Block:
+    (extent,) = engine.meta.extents.find(number, 0, 1 << 60)
+    return engine.meta.blocks.get(extent.source)
+
+
+def key_of(block: Block) -> str:
+    assert block.location is not None
+    return pack_key(block.location.pack)
+
+
+def flip(remote: MemoryBackend, block: Block) -> None:
+    assert block.location is not None
+    data = bytearray(remote.objects[key_of(block)])
+    data[block.location.offset + block.location.length // 2] ^= 1
+    remote.objects[key_of(block)] = bytes(data)
+
+
+async def written(engine: Engine, name: bytes, data: bytes = DATA) -> tuple[int, int]:
+    number, handle = create(engine, name)
+    for offset in range(0, len(data), 131_072):
+        await engine.file_system.write(handle, offset, data[offset : offset + 131_072])
+    return number, handle
+
+
+async def content(engine: Engine, handle: int, size: int = len(DATA)) -> bytes:
+    parts = [await engine.file_system.read(handle, offset, 131_072) for offset in range(0, size, 131_072)]
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("opened_before", [False, True])
+async def test_a_cached_copy_that_the_disk_does_not_give_is_fetched_again(tmp_path: Path, opened_before: bool) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = await written(engine, b"f")
+        await flush(engine)
+        cache, block = engine.store.cache, block_of(engine, number)
+        cache.close()
+        cache.path(block.id).unlink()
+        cache.path(block.id).symlink_to(NO_DISK)
+        if opened_before:
+            cache.keep_open(block.number, os.open(NO_DISK, os.O_RDONLY))
+        assert await content(engine, handle) == DATA
+        assert cache.replaced == 1
+        assert not cache.path(block.id).is_symlink()
+
+
+async def test_a_block_that_the_disk_does_not_give_keeps_no_other_from_leaving(tmp_path: Path) -> None:
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        bad, _ = await written(engine, b"bad")
+        good, _ = await written(engine, b"good", DATA[::-1])
+        await engine.sealer.seal_everything()
+        block = block_of(engine, bad)
+        engine.store.cache.path(block.id).unlink()
+        engine.store.cache.path(block.id).symlink_to(NO_DISK)
+        with pytest.raises(LocalDamage, match="1 blocks are damaged here"):
+            await flush(engine)
+        assert block_of(engine, good).location is not None
+        assert engine.meta.damage.paths(engine.meta.damage.numbers()) == [b"bad"]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_is_damaged_on_the_remote_is_named_and_its_neighbours_are_sent_anew(
+    tmp_path: Path, gone: bool
+) -> None:
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        bad, handle = await written(engine, b"bad")
+        here, _ = await written(engine, b"here", DATA[::-1])
+        await flush(engine)
+        block, neighbour = block_of(engine, bad), block_of(engine, here)
+        assert key_of(block) == key_of(neighbour)
+        engine.store.cache.evict([block])
+        if gone:
+            del remote.objects[key_of(block)]
+        else:
+            flip(remote, block)
+        with pytest.raises(ObjectMissing if gone else ObjectCorrupt):
+            await content(engine, handle)
+        assert engine.meta.damage.numbers() == {block.number}
+        assert engine.meta.damage.paths([block.number]) == [b"bad"]
+        assert not engine.meta.blocks.evictable(10), "the last sound copy must not go"
+        create(engine, b"another change")
+        await flush(engine)
+        assert key_of(block_of(engine, here)) not in {key_of(block)}
+        assert key_of(block_of(engine, here)) in remote.objects
+    async with opened(tmp_path, remote) as engine:
+        assert engine.meta.damage.numbers() == {block.number}, "it is still known"
+
+
+async def test_the_bytes_written_again_are_a_new_copy(tmp_path: Path) -> None:
+    """Restored from elsewhere: the block must not count as stored because it once was."""
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        number, handle = await written(engine, b"f")
+        await flush(engine)
+        block = block_of(engine, number)
+        engine.store.cache.evict([block])
+        flip(remote, block)
+        with pytest.raises(ObjectCorrupt):
+            await content(engine, handle)
+        again, other = await written(engine, b"restored")
+        await engine.sealer.seal_everything()
+        assert block_of(engine, again).number == block.number
+        assert block_of(engine, again).location is None
+        await flush(engine)
+        assert not engine.meta.damage.numbers()
+        evict_all(engine)
+        engine.store.fetcher._failures.clear()
+        assert await content(engine, handle) == await content(engine, other) == DATA
+    async with opened(tmp_path / "new machine", remote) as engine:
+        found = engine.meta.names.lookup(1, b"f")
+        assert found is not None
+        assert await content(engine, engine.file_system.handles.open(engine.meta.inodes.need(found))) == DATA
+
+
+async def test_the_bytes_written_again_replace_a_bad_copy_here(tmp_path: Path) -> None:
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        number, handle = await written(engine, b"f")
+        await engine.sealer.seal_everything()
+        block = block_of(engine, number)
+        path = engine.store.cache.path(block.id)
+        engine.store.cache.close()
+        path.write_bytes(b"?" + path.read_bytes()[1:])
+        with pytest.raises(LocalDamage):
+            await content(engine, handle)
+        _, other = await written(engine, b"restored")
+        await flush(engine)
+        assert await content(engine, handle) == await content(engine, other) == DATA
+        used = sum(file.stat().st_blocks * 512 for file in (tmp_path / "cache").rglob("*") if file.is_file())
+        totals = engine.meta.blocks.totals
+        assert used == totals.clean_files + totals.pending_files
+
+
+async def test_an_object_that_comes_back_is_no_damage_any_more(tmp_path: Path) -> None:
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        number, handle = await written(engine, b"f")
+        await flush(engine)
+        block = block_of(engine, number)
+        evict_all(engine)
+        pack = remote.objects.pop(key_of(block))
+        with pytest.raises(ObjectMissing):
+            await content(engine, handle)
+        remote.objects[key_of(block)] = pack
+        engine.store.fetcher._failures.clear()
+        assert await content(engine, handle) == DATA
+        assert not engine.meta.damage.numbers()
+
+
+def test_what_stands_for_a_bad_disk() -> None:
+    with open(NO_DISK, "rb", buffering=0) as file, pytest.raises(OSError) as caught:
+        file.read(10)
+    assert caught.value.errno == errno.EIO
