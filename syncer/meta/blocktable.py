@@ -44,6 +44,8 @@ class BlockTable(Table):
         self.totals = CacheTotals()
         self.on_released: Callable[[list[tuple[int, BlockId]]], None] = lambda gone: None
         """Called after a commit with (number, id) of blocks whose rows are gone and whose cache files must go."""
+        self.any_damaged = True
+        """False only while no block is known to be damaged: then nobody needs to ask."""
         self.held_up_to = 0
         """Blocks numbered up to this stay although nothing names them: a snapshot being published does."""
         self._gone: list[tuple[int, BlockId]] = []
@@ -157,6 +159,8 @@ class BlockTable(Table):
 
     def is_damaged(self, number: int) -> bool:
         """Whether every copy of the block that is known is bad."""
+        if not self.any_damaged:
+            return False
         return self.execute("SELECT 1 FROM damaged WHERE number = ?", (number,)).fetchone() is not None
 
     def unindexed_packs(self, limit: int) -> list[tuple[PackId, int, int, list[tuple[BlockId, int, int, int]]]]:
@@ -376,6 +380,7 @@ class BlockTable(Table):
     def forget_cached(self) -> None:
         self._used.clear()
         self._gone.clear()
+        self.any_damaged = True
         self._load_totals()
 
     def _load_totals(self) -> None:

@@ -33,6 +33,7 @@ class DamageTable(Table):
         row = self.execute("SELECT number FROM packs WHERE id = ?", (pack_id,)).fetchone()
         if row is None:
             return
+        self._blocks.any_damaged = True
         self._blocks.take_out(row[0], CONTENT)
         self.executemany(
             "INSERT OR IGNORE INTO damaged SELECT number FROM blocks WHERE id = ? AND pack = ? AND cached = 0",
@@ -42,6 +43,7 @@ class DamageTable(Table):
     @journaled(71)
     def lost(self, number: int) -> None:
         """The only copy of the block, here, is bad. It stays where it is."""
+        self._blocks.any_damaged = True
         self.execute("INSERT OR IGNORE INTO damaged SELECT number FROM blocks WHERE number = ?", (number,))
 
     @journaled(72)
@@ -53,6 +55,7 @@ class DamageTable(Table):
         """At a start: what could not be read here may be readable now, and is found again if not. Not journaled."""
         self.database.begin()
         self.execute("DELETE FROM damaged WHERE number IN (SELECT number FROM blocks WHERE cached > 0)")
+        self._blocks.any_damaged = self.execute("SELECT 1 FROM damaged LIMIT 1").fetchone() is not None
 
     def numbers(self) -> set[int]:
         """The blocks that something needs and of which no sound copy is known."""

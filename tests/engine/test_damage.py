@@ -11,7 +11,7 @@ from syncer.blocks.pack import pack_key
 from syncer.engine import Engine
 from syncer.errors import LocalDamage, ObjectCorrupt, ObjectMissing
 from syncer.meta.blocktable import Block
-from tests.support.opened import create, evict_all, flush, opened
+from tests.support.opened import create, evict_all, flush, landed, opened
 
 DATA = os.urandom(200_000)
 """One block, and a file of the cache."""
@@ -166,6 +166,7 @@ async def test_an_object_that_comes_back_is_no_damage_any_more(tmp_path: Path) -
         remote.objects[key_of(block)] = pack
         engine.store.fetcher._failures.clear()
         assert await content(engine, handle) == DATA
+        await landed(engine)
         assert not engine.meta.damage.numbers()
 
 

@@ -13,7 +13,7 @@ from syncer.engine import Engine
 from syncer.errors import BackendError, ObjectCorrupt, RemoteUnreachable, WrongRepository
 from syncer.snapshots.repository import read_peers
 from tests.engine.test_damage import DATA, block_of, content, written
-from tests.support.opened import create, evict_all, flush, opened
+from tests.support.opened import create, evict_all, flush, landed, opened
 
 YEARS_S = 5 * 365 * 86_400
 
@@ -95,6 +95,7 @@ async def test_a_wrong_answer_costs_one_read(tmp_path: Path, damage: str) -> Non
         except ObjectCorrupt:
             engine.store.fetcher._failures.clear()
             assert await content(engine, handle) == DATA
+        await landed(engine)
         assert not engine.meta.damage.numbers()
 
 

@@ -12,7 +12,7 @@ from syncer.engine import Engine
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import Block
 from tests.support.collection import random_bytes
-from tests.support.opened import GatedBackend, SlowLine, create, evict_all, flush, opened
+from tests.support.opened import GatedBackend, SlowLine, create, evict_all, flush, landed, opened
 
 
 async def test_a_file_cut_and_written_anew_while_it_is_fetched(tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ async def test_a_cache_that_takes_nothing_costs_no_read(tmp_path: Path) -> None:
         incoming.touch()
         for offset in range(0, len(content), 131_072):
             assert await engine.file_system.read(handle, offset, 131_072) == content[offset : offset + 131_072]
-        await idle(engine)
+        await landed(engine)
         assert not cached_sizes(engine, number)
         incoming.unlink()
         incoming.mkdir()
         assert await engine.file_system.read(handle, 5, 7) == content[5:12]
-        await idle(engine)
+        await landed(engine)
         assert cached_sizes(engine, number)
         assert engine.store.budget._held == 0
 
@@ -127,10 +127,3 @@ def cached_sizes(engine: Engine, number: int) -> list[int]:
     """The lengths of the inode's blocks that are cached."""
     found = (engine.meta.blocks.get(extent.source) for extent in engine.meta.extents.find(number, 0, 1 << 40))
     return [block.size for block in found if block.cached]
-
-
-async def idle(engine: Engine) -> None:
-    """Return when no fetch is under way."""
-    with trio.fail_after(10):
-        while engine.store.fetcher._flights:
-            await trio.sleep(0.001)

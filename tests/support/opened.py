@@ -98,3 +98,10 @@ def evict_all(engine: Engine) -> None:
     """Drop every cached copy that the remote has too."""
     while found := engine.meta.blocks.evictable(1000):
         engine.store.cache.evict(found)
+
+
+async def landed(engine: Engine) -> None:
+    """Return when all that was fetched is in the cache: readers have it before."""
+    with trio.fail_after(10):
+        while engine.store.fetcher._flights:
+            await trio.sleep(0.001)
