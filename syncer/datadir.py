@@ -26,7 +26,8 @@ CONFIG = "config.toml"
 DATABASE = "meta.db"
 SOCKET = "control.sock"
 LOG = "log"
-STORE = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", SOCKET})
+RESERVE = "reserve"
+STORE = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", RESERVE, SOCKET})
 """Files of the live file system; with a folder that holds something, they show that DATA has been in use."""
 KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, f"{CONFIG}.new", LOG, *(f"{LOG}.{n}" for n in range(1, LOG_FILES))}
 FOREIGN = frozenset({"lost+found"})

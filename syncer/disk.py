@@ -60,6 +60,33 @@ def sync_file_system(folder: Path) -> None:
         os.close(descriptor)
 
 
+def data_ranges(path: Path) -> list[tuple[int, int]]:
+    """(begin, end) of what of a file was ever written to the disk (SEEK_DATA of lseek(2)); none when it is missing.
+
+    Where the file system cannot tell, all of it.
+    """
+    found: list[tuple[int, int]] = []
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return found
+    try:
+        end = 0
+        with contextlib.suppress(OSError):  # ENXIO: no more data
+            while True:
+                begin = os.lseek(descriptor, end, os.SEEK_DATA)
+                end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+                found.append((begin, end))
+    finally:
+        os.close(descriptor)
+    return found
+
+
+def boot_id() -> bytes:
+    """Another one each time the machine starts (random(4)): what the kernel knew without the disk is gone then."""
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+
+
 def start_writing(descriptor: int) -> None:
     """Have the kernel begin to write a file's bytes to the disk (sync_file_range(2)); no promise of anything."""
     _libc.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)

@@ -114,6 +114,7 @@ class Engine:
 
         self.meta.database.on_pending = lambda: self._pending.set()
         self.store.budget.on_pressure = hurry
+        self.durability.on_durable = self.store.delete_retired
         self.sealer.on_sealed = self.uploader.wake
         self.store.fetcher.on_damage = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
@@ -154,7 +155,7 @@ class Engine:
         finally:
             if engine is not None:
                 engine.durability.close()
-                engine.store.close()
+                engine.store.finish()
             meta.close()
 
     def _start(self, nursery: trio.Nursery, *, publishing: bool) -> None:
@@ -210,6 +211,8 @@ class Engine:
             await trio.sleep(COMMIT_S)
             try:
                 self.commit()
+                if self.store.budget.is_much_retired:
+                    await self.durability.sync()
             except (LocalDamage, OSError) as error:
                 log.error("commit: %s", error)
                 await trio.sleep(TROUBLE_S)
@@ -258,12 +261,15 @@ class Engine:
         unsynced = self.store.unsynced()
         await trio.to_thread.run_sync(sync_file_system, self._data)
         self.store.synced(unsynced)
+        database.synced(position)
+        self.store.delete_retired()
         await trio.to_thread.run_sync(database.checkpoint)
         self.meta.commit()
         whole = database.checkpoint_here()
         if whole and database.free_pages() >= SHRINK_PAGES:
             database.shrink(SHRINK_PAGES)  # writes to the WAL; while a reader keeps that from starting over, it waits
         database.discard_journal(position)
+        database.reserve.renew()
         self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
         self.store.budget.measure()
 

@@ -1,10 +1,11 @@
 """The budget: how much of the local disk is taken, and who must wait when it is all taken.
 
-Used = cache files + dirty files + meta.db with WAL and journal + what is reserved for downloads under way. All
-methods run on the event loop's thread.
+Used = cache files + dirty files (of both also those about to be deleted) + meta.db with WAL and journal + what is
+reserved for downloads under way. All methods run on the event loop's thread.
 """
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,7 @@ import trio
 
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
+from syncer.blocks.retired import Retired
 from syncer.errors import BudgetExhausted
 from syncer.meta.blocktable import CACHED_ROW, Block, file_bytes
 from syncer.meta.store import MetaStore
@@ -26,6 +28,11 @@ LOG_SHARE = 8
 EVICT_BATCH = 1024
 ROWS_BYTES = 8 * 1024 * 1024
 """Blocks that are rows go by so much at a time: their room comes back only with a commit and a checkpoint."""
+DISK_MARGIN_BYTES = 4 * 1024 * 1024
+"""Kept free of the disk itself: deletes and readers must find room when writers find none any more."""
+RETIRED_SHARE = 16
+RETIRED_BYTES = 64_000_000
+"""Files about to be deleted may take this share of the budget, so many bytes at most, before they are seen to."""
 AMPLE_BYTES = 16 * 1024 * 1024
 UNCHECKED_CALLS = 32
 UNCHECKED_BYTES = 128 * 1024
@@ -34,11 +41,14 @@ PAGE_BYTES = 4096
 
 
 class Budget:
-    def __init__(self, limit_bytes: int, meta: MetaStore, cache: BlockCache, dirty: DirtyFiles) -> None:
+    def __init__(
+        self, limit_bytes: int, meta: MetaStore, cache: BlockCache, dirty: DirtyFiles, retired: Retired
+    ) -> None:
         self.limit_bytes = limit_bytes
         self._meta = meta
         self._cache = cache
         self._dirty = dirty
+        self._retired = retired
         self._held = 0
         self._metadata_bytes = meta.database.disk_bytes()
         self._wal_bytes = meta.database.wal_bytes()
@@ -77,22 +87,24 @@ class Budget:
 
     @property
     def used_bytes(self) -> int:
-        return self.clean_bytes + self.dirty_bytes + self._metadata_bytes + self._held
+        return self.clean_bytes + self.dirty_bytes + self._retired.total_bytes + self._metadata_bytes + self._held
 
-    def _free(self) -> int:
+    def _free(self, *, reading: bool = False) -> int:
         """Room for new bytes. Commits and checkpoints to come take room too, and nobody asks before they do."""
         coming = self._wal_bytes + self._meta.database.uncommitted_bytes()
-        return self.limit_bytes - HEADROOM_BYTES - BATCH_BYTES - self.used_bytes - coming
+        disk = os.statvfs(self._meta.database.path.parent)  # others fill it, too
+        of_disk = disk.f_bavail * disk.f_frsize - (0 if reading else DISK_MARGIN_BYTES)
+        return min(self.limit_bytes - HEADROOM_BYTES - BATCH_BYTES - self.used_bytes, of_disk) - coming
 
-    def make_room(self, wanted_bytes: int, *, rows: bool = False, sealing: bool = False) -> bool:
+    def make_room(self, wanted_bytes: int, *, rows: bool = False, sealing: bool = False, reading: bool = False) -> bool:
         """Evict until *wanted_bytes* fit; False when not enough may go. ATOMIC.
 
         With *rows*, room inside meta.db will do: the bytes are going to be a row there. *sealing* may take the room
-        that is kept for it.
+        that is kept for it; *reading*, what is kept of the disk.
         """
         self._unchecked = 0
         spare_bytes = (self._reusable_bytes if rows else 0) + (BATCH_BYTES if sealing else 0)
-        while (missing := wanted_bytes - self._free() - spare_bytes) > 0:
+        while (missing := wanted_bytes - self._free(reading=reading) - spare_bytes) > 0:
             chosen = self._victims(missing)
             if not chosen:
                 return False
@@ -117,13 +129,21 @@ class Budget:
             freed += file_bytes(block.size)
         return chosen
 
-    async def reserve(self, wanted_bytes: int, deadline_s: float, *, rows: bool = False, sealing: bool = False) -> None:
+    async def reserve(
+        self,
+        wanted_bytes: int,
+        deadline_s: float,
+        *,
+        rows: bool = False,
+        sealing: bool = False,
+        reading: bool = False,
+    ) -> None:
         """Return when *wanted_bytes* may be written now, before the next await of the caller: first come, first served.
 
         Raises:
             BudgetExhausted: there was no room within *deadline_s*.
         """
-        if (sealing or not self._queue) and self.make_room(wanted_bytes, rows=rows, sealing=sealing):
+        if (sealing or not self._queue) and self.make_room(wanted_bytes, rows=rows, sealing=sealing, reading=reading):
             return
         me = object()
         if not sealing:
@@ -135,14 +155,19 @@ class Budget:
                     self.on_pressure()
                     await self._room.wait()
                     my_turn = sealing or self._queue[0] is me
-                    if my_turn and self.make_room(wanted_bytes, rows=rows, sealing=sealing):
+                    if my_turn and self.make_room(wanted_bytes, rows=rows, sealing=sealing, reading=reading):
                         return
         finally:
             self.waiting -= 1
             if not sealing:
                 self._queue.remove(me)
             self.changed()
-        raise BudgetExhausted("the budget is full of data that is not on the remote yet")
+        raise BudgetExhausted("the budget, or the disk, is full of data that is not on the remote yet")
+
+    @property
+    def is_much_retired(self) -> bool:
+        """Whether so much could be deleted, were it durable that it may be, that it should be made so."""
+        return self._retired.total_bytes > min(RETIRED_BYTES, self.limit_bytes // RETIRED_SHARE)
 
     @property
     def is_log_long(self) -> bool:

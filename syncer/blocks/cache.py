@@ -14,6 +14,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from syncer.blocks.background import Background, opened, verified
+from syncer.blocks.retired import Retired
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, Block
 from syncer.meta.store import MetaStore
@@ -43,7 +44,7 @@ class Incoming:
 
 
 class BlockCache:
-    def __init__(self, folder: Path, meta: MetaStore, background: Background) -> None:
+    def __init__(self, folder: Path, meta: MetaStore, background: Background, retired: Retired) -> None:
         """*folder* exists. Finishes what a crash left: temporary files, deletions."""
         self._folder = folder
         self._background = background
@@ -63,6 +64,7 @@ class BlockCache:
             path.unlink()
         self.delete_files(meta.blocks.deletions())
         meta.blocks.on_released = self._released
+        self._retired = retired
 
     def path(self, block_id: BlockId) -> Path:
         text = block_id.hex()
@@ -235,9 +237,9 @@ class BlockCache:
 
     def _released(self, gone: Sequence[tuple[int, BlockId]]) -> None:
         """Blocks nobody needs any more: their rows are gone already."""
-        for number, _ in gone:
+        for number, block_id in gone:
             self._close(number)
-        self.delete_files([block_id for _, block_id in gone])
+            self._retired.add(self.path(block_id), block_id)
 
     def _close(self, number: int) -> None:
         self._verified.pop(number, None)

@@ -7,12 +7,12 @@ a file nothing refers to is deleted at the start, a tail that had become a block
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from syncer.disk import punch_hole
 from syncer.errors import LocalDamage
-from syncer.meta.extents import DirtyNumber, Extent
+from syncer.meta.extents import Extent
 
 OPEN_FILES = 128
 
@@ -163,7 +163,7 @@ class DirtyFiles:
         self.forget(dirty)
         self.path(dirty).unlink(missing_ok=True)
 
-    def sweep(self, in_use: set[DirtyNumber]) -> int:
+    def sweep(self, in_use: Collection[int]) -> int:
         """Delete every file that is not *in_use*; returns how many."""
         stale = [number for number, _ in self._listed() if number not in in_use]
         for number in stale:

@@ -189,7 +189,7 @@ class Fetcher:
             with scope:
                 async with self._slots:
                     need = sum(file_bytes(block.size) for block in item.blocks)
-                    await self._budget.reserve(need, deadline_s)
+                    await self._budget.reserve(need, deadline_s, reading=True)
                     with self._budget.hold(need):
                         await self._fetch_range(item)
             if scope.cancelled_caught:

@@ -116,7 +116,6 @@ class Sealer:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self.on_sealed: Callable[[], None] = lambda: None
-        self._replacing = False
         self._copied: list[tuple[int, int, int, int]] = []
         """(inode, dirty file, begin, end) of frozen bytes that are in blocks too: freed once those are durable."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -352,26 +351,12 @@ class Sealer:
                 self._record(number, copy)
             else:
                 self._store.discard(copy.pieces)
-        self._sync_replacing()
         self._store.settle(number)
-
-    def _sync_replacing(self) -> None:
-        """Blocks that were replaced go with the next commit, and dirty files that hold nothing any more.
-
-        What takes the place of blocks, or of bytes that an fsync has promised, must be on record durably before.
-        """
-        if self._replacing:
-            self._meta.database.sync()
-            self._replacing = False
 
     def _record(self, number: int, copy: _Copy) -> None:
         dirty = [extent for extent in copy.found if extent.source < 0]
         newest = self._meta.extents.newest_frozen(number)
         self._meta.extents.seal(number, copy.begin, copy.end, newest, copy.pieces, int(time.time()))
-        promised = any(-extent.source in self._store.dirty.promised for extent in dirty)
-        self._replacing = self._replacing or promised or len(dirty) < len(copy.found)
-        if self._meta.database.is_commit_due(2):  # long before a record has to commit
-            self._sync_replacing()
         for source in {extent.source for extent in dirty}:
             places = [(part.source_offset, part.source_offset + part.length) for part in dirty if part.source == source]
             self._copied.append((number, -source, places[0][0], places[-1][1]))  # what is between is in none of them

@@ -4,28 +4,31 @@ Composes the cache, the dirty files, the budget and the fetcher; used by the fil
 Everything is synchronous on the event loop's thread unless it is `async`.
 """
 
+import contextlib
 import itertools
-import logging
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import trio
 
+from syncer import disk
 from syncer.backends.base import Backend
 from syncer.blocks.background import Background
 from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
 from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
+from syncer.blocks.losses import mend_losses
+from syncer.blocks.retired import Retired
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, BlockId, PackId
 
-log = logging.getLogger(__name__)
-
 NOTHING: Mapping[int, memoryview] = {}
+BOOT = "boot"
+"""Key of the state: the run of the machine in which DATA was used last."""
+SYNCED_ONE_BY_ONE = 256
 EARLY_BYTES = 8 * 1024 * 1024
 """The blocks of a file that has grown to this go to the disk at once: it is likely to stay, and an fsync to come."""
 
@@ -34,34 +37,42 @@ class BlockStore:
     def __init__(self, data: Path, meta: MetaStore, backend: Backend, budget_bytes: int, nursery: trio.Nursery) -> None:
         """Finishes what a crash left half-done in *data*; *nursery* outlives the store and runs its fetches."""
         self.meta = meta
+        self._data = data
         self._background = Background()
-        self.cache = BlockCache(data / "cache", meta, self._background)
+        self.retired = Retired(meta)
+        self.cache = BlockCache(data / "cache", meta, self._background, self.retired)
         self.dirty = DirtyFiles(data / "dirty")
         self._unsynced: dict[BlockId, set[int]] = {}
         """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
         self._recover()
-        self.budget = Budget(budget_bytes, meta, self.cache, self.dirty)
+        self.budget = Budget(budget_bytes, meta, self.cache, self.dirty, self.retired)
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
-        meta.database.on_commit.append(self.delete_dropped)
+        meta.database.on_commit.append(self._retire_dropped)
 
     def _recover(self) -> None:
         for dirty, block_id, length in self.meta.blocks.settling():
             self._settle(dirty, block_id, length, trusted=False)
         self.meta.commit()
-        self._shorten_tails()
-        self.dirty.sweep(self.meta.extents.dirty_in_use())
+        boot, database = disk.boot_id(), self.meta.database
+        if database.state_bytes(BOOT) == boot:
+            self._sync_again()
+        else:
+            mend_losses(self.meta, self.dirty, self.cache)
+            database.set_state(BOOT, boot)
+            self.meta.commit()
+            database.sync()  # before anything is deleted
+        self.dirty.promised = set(self.meta.extents.dirty_in_use())
+        self.dirty.sweep(self.dirty.promised)
         self.meta.extents.dropped.clear()
 
-    def _shorten_tails(self) -> None:
-        """After a power cut a tail may lack bytes that were recorded, never fsynced, and now are nowhere."""
-        for number in self.meta.inodes.unsealed():
-            inode = self.meta.inodes.need(number)
-            have = self.dirty.length(inode.tail) if inode.tail else None
-            if have is not None and have < inode.size - inode.tail_start:
-                lost = inode.size - inode.tail_start - have
-                log.warning("inode %d: its last %d bytes did not reach the disk before the power went", number, lost)
-                self.meta.extents.truncate(number, inode.tail_start + have, time.time_ns())
-        self.meta.commit()
+    def _sync_again(self) -> None:
+        """What the run before has written may be in the kernel's memory alone, and an fsync may have promised it."""
+        files = [self.cache.path(block.id) for block in self.meta.blocks.pending_files()]
+        files += [self.dirty.path(number) for number in self.meta.extents.dirty_in_use()]
+        if len(files) > SYNCED_ONE_BY_ONE:
+            disk.sync_file_system(self._data)
+        else:
+            disk.sync_paths(files)
 
     def _settle(self, dirty: int, block_id: BlockId, length: int, *, early: bool = False, trusted: bool = True) -> None:
         """Move a dirty file that is recorded as the copy of a block into the cache. May be done again.
@@ -135,12 +146,16 @@ class BlockStore:
             if self._unsynced.get(block_id) is users:  # another set: a new file of the same block
                 del self._unsynced[block_id]
 
-    def delete_dropped(self) -> None:
-        """Delete the dirty files that nothing refers to any more; after a commit."""
-        if self.meta.extents.dropped:
-            for dirty in self.meta.extents.dropped:
-                self.dirty.delete(dirty)
-            self.meta.extents.dropped.clear()
+    def _retire_dropped(self) -> None:
+        """After a commit: dirty files that nothing refers to any more."""
+        for dirty in self.meta.extents.dropped:
+            self.dirty.forget(dirty)
+            self.retired.add(self.dirty.path(dirty))
+        self.meta.extents.dropped.clear()
+
+    def delete_retired(self) -> None:
+        """Delete the files of which it is durable by now that nothing refers to them."""
+        if self.retired.delete_durable():
             self.budget.changed()
 
     def read(
@@ -194,6 +209,14 @@ class BlockStore:
     async def fetch(self, numbers: Sequence[int], deadline_s: float) -> dict[int, memoryview]:
         """Have the blocks here; returns those that are not in the cache yet, for `read`. Raises: SyncerError."""
         return await self.fetcher.fetch(numbers, deadline_s)
+
+    def finish(self) -> None:
+        """Put everything down; what cannot be deleted now is at the next start."""
+        with contextlib.suppress(OSError):
+            self.meta.commit()
+            self.meta.database.sync()
+            self.delete_retired()
+        self.close()
 
     def close(self) -> None:
         self.cache.close()

@@ -25,6 +25,8 @@ class Durability:
         self._dirty = dirty
         self._next: _Flush | None = None
         self._turn = trio.Lock()
+        self.on_durable: Callable[[], None] = lambda: None
+        """Called after each flush."""
         self._queue: queue.SimpleQueue[tuple[_Flush, Callable[[], None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="sync", daemon=True)
         self._thread.start()
@@ -57,6 +59,7 @@ class Durability:
             await self._run(mine)
             if mine.error is not None:
                 raise mine.error
+            self.on_durable()
 
     async def _run(self, flush: "_Flush") -> None:
         """Have the thread do it. Not cancelled: a flush that has begun comes to its end, as fsync(2) itself does."""

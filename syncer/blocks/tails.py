@@ -169,12 +169,12 @@ class Tails:
         self._keep(inode.number, following)
 
     def _secure(self, inode: Inode, pieces: Sequence[Piece]) -> None:
-        """What an fsync has promised is not given up for the same bytes in a block that a power cut may take.
+        """What an fsync has promised is not given up for a block that a power cut may take, even if but its end.
 
         Raises: OSError.
         """
         if inode.tail in self._store.dirty.promised:
-            sync_paths(self._store.unsynced_files(pieces))
+            sync_paths([self._store.dirty.path(inode.tail), *self._store.unsynced_files(pieces)])
 
     def _record_cut(self, inode: Inode, pieces: list[Piece], rest: int, rest_start: int) -> None:
         """The tail's file moves into the cache; when an fsync has promised its bytes, not before that is on record."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from syncer import disk
 from syncer.blocks.fetcher import RANGE_BYTES
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import NOTHING, BlockStore
@@ -59,6 +60,8 @@ class FileIO:
         self._commit = commit
         self.interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Around each wait that a signal for the caller may end; raises OSError EINTR then."""
+        self._promised = set(self._meta.inodes.unsealed())
+        """Small files whose content an fsync may have covered."""
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -184,6 +187,7 @@ class FileIO:
         try:
             self._write(inode, offset, data, time.time_ns())
         except OSError:
+            inode = self._meta.inodes.need(number)
             if inode.size <= max(size, offset):
                 raise
             self._sealer.note(number)
@@ -257,14 +261,18 @@ class FileIO:
                 position = extent.end
             parts.append(bytes(inode.size - position))
             self._meta.extents.unseal_content(inode.number, b"".join(parts))
+            self._promised.add(inode.number)
         return True
 
     def _spill(self, inode: Inode) -> None:
-        """The small content becomes a tail."""
-        dirty = self._meta.extents.new_dirty()
+        """The small content becomes a tail. What an fsync has promised stays so. Raises: OSError."""
         assert inode.content is not None
-        self._store.dirty.write(dirty, 0, bytes(inode.content))
+        dirty = self._store.new_dirty(memoryview(inode.content))
+        if inode.number in self._promised:
+            disk.sync_paths([self._store.dirty.path(dirty)])
+            self._store.dirty.promised.add(dirty)
         self._meta.extents.spill(inode.number, dirty)
+        self._promised.discard(inode.number)
 
     def _overwrite(self, inode: Inode, offset: int, data: bytes | memoryview, now_ns: int) -> None:
         overlay = inode.overlay or self._meta.extents.new_dirty()
@@ -287,6 +295,8 @@ class FileIO:
         """Return when the file and its metadata would survive a power cut."""
         self._tails.settle()
         inode = self._meta.inodes.get(number)
+        if inode is not None and inode.content is not None:
+            self._promised.add(number)
         dirty = set() if inode is None or inode.content is not None else self._meta.extents.dirty_files(inode)
         self._store.dirty.promised |= dirty
         unsynced = self._store.unsynced(number)
@@ -297,4 +307,5 @@ class FileIO:
         """Delete an orphan with all its bytes."""
         self._tails.forget(inode.number)
         self._sealer.forget(inode.number)
+        self._promised.discard(inode.number)
         self._meta.extents.erase(inode.number)

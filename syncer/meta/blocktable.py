@@ -108,6 +108,11 @@ class BlockTable(Table):
         cursor.close()  # a statement left half-way would keep the WAL from starting over
         return chosen
 
+    def pending_files(self) -> list[Block]:
+        """Every cache file that is the only copy of its block."""
+        rows = self.execute("SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND cached = 1")
+        return [self._block(row) for row in rows.fetchall()]
+
     def born(self, number: int) -> int:
         """When the block was sealed, in seconds; 0 for one that is gone."""
         row = self.execute("SELECT born FROM blocks WHERE number = ?", (number,)).fetchone()

@@ -4,7 +4,10 @@ Everything but `checkpoint` and `sync` runs on the event loop's thread. Tables (
 blocktable.py) derive from `Table`; their mutating methods are decorated with `journaled`.
 """
 
+import contextlib
+import errno
 import functools
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -16,16 +19,21 @@ import msgspec
 from syncer.errors import LocalDamage
 from syncer.meta import schema
 from syncer.meta.journal import Journal, read_records
+from syncer.meta.reserve import Reserve
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound="Table")
+
+log = logging.getLogger(__name__)
 
 UNCOMMITTED_OPERATIONS = 512
 UNCOMMITTED_BYTES = 1024 * 1024
 """So many operations, or bytes of them in the journal, are committed before more is written; at four times as many
 nothing more at all is recorded before."""
 PAGE_BYTES = 4096
+RESERVE = "reserve"
+"""Beside meta.db."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -41,13 +49,13 @@ def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Call
     def decorate(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
         @functools.wraps(method)
         def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            self.database.record(_encode((operation, args)))
+            begin = self.database.record(_encode((operation, args)))
             try:
                 return method(self, *args, **kwargs)
-            except sqlite3.Error as error:
-                raise self.database.failed(error) from error
-            except BaseException:
-                self.database.damaged = True  # recorded but not applied: the tables are behind the journal
+            except BaseException as error:
+                self.database.take_back(begin)
+                if isinstance(error, sqlite3.Error):
+                    raise refused(error) from error
                 raise
 
         call.operation = operation  # type: ignore[attr-defined]
@@ -63,6 +71,12 @@ def _make_private(path: Path) -> None:
         os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
+
+
+def refused(error: sqlite3.Error) -> OSError:
+    """What SQLite has refused, as the outcome of a call."""
+    full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+    return OSError(errno.ENOSPC if full else errno.EIO, f"meta.db: {error}")
 
 
 class Table:
@@ -110,9 +124,11 @@ class Database:
         self._replay: dict[int, Callable[..., object]] = {}
         self._tables: list[Table] = []
         self.journal: Journal | None = None
+        self.reserve = Reserve(path.with_name(RESERVE))
         self.pending = False
-        self.damaged = False
-        self._wal_bytes = 0
+        self._is_behind = False
+        """Whether the tables lack what the journal has, because they were rolled back."""
+        self.on_rolled_back: list[Callable[[], None]] = []
         self.on_pending: Callable[[], None] = lambda: None
         self.on_commit: list[Callable[[], None]] = []
         self._operations = 0
@@ -164,29 +180,67 @@ class Database:
 
     # --- mutations -----------------------------------------------------------------------------------------------
 
-    def record(self, payload: bytes) -> None:
-        """Append a redo record and make sure that a transaction is open for what it says."""
-        if self.damaged or self.journal is None:
-            raise LocalDamage(
-                f"{self.path}: an operation failed half-way, so no further change is taken", hint="mount again"
-            )
+    def record(self, payload: bytes) -> int:
+        """Append a redo record and make sure that a transaction is open for what it says. Where the record begins.
+
+        Raises: OSError: the disk is full, or refuses.
+        """
+        assert self.journal is not None
+        self._catch_up()
         if self.is_commit_due(4):
             self.commit()
         if not self.pending:
             self.begin()
-        self.journal.append(payload)
+        begin = self.journal.end
+        try:
+            self.journal.append(payload)
+        except OSError:
+            if not self.reserve.release():
+                raise
+            self.journal.append(payload)
         self._operations += 1
+        return begin
 
     def begin(self) -> None:
+        """Raises: OSError."""
         if not self.pending:
-            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise refused(error) from error
             self.pending = True
             self.on_pending()
 
-    def failed(self, error: sqlite3.Error) -> LocalDamage:
-        """SQLite refused an operation that is recorded: nothing more is taken, and the next start replays."""
-        self.damaged = True
-        return LocalDamage(f"{self.path}: {error}", hint="see that its disk has room and is sound, then mount again")
+    def take_back(self, begin: int) -> None:
+        """The operation recorded at *begin*, the last one, could not be applied: nothing of it stays."""
+        assert self.journal is not None
+        self._is_behind = True
+        with contextlib.suppress(OSError):  # it stays recorded then, and is applied with the others
+            self.journal.take_back(begin)
+        with contextlib.suppress(OSError):
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """After a failure half-way: go back to the last commit, and apply again what was recorded since. ATOMIC.
+
+        Raises: OSError: it fails again. Nothing is lost, and the next change tries again.
+        """
+        if not self._is_behind:
+            return
+        try:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            self.pending = False
+            self.committed_position = self.state_integer("journal_position")
+            for table in self._tables:
+                table.forget_cached()
+            self.begin()
+            self._replay_from(self.committed_position)
+        except (sqlite3.Error, LocalDamage) as error:
+            raise OSError(errno.EIO, f"meta.db: {error}") from error
+        self._is_behind = False
+        for action in self.on_rolled_back:
+            action()
 
     def is_commit_due(self, times: int = 1) -> bool:
         """Whether so much waits that it should be committed now, *times* over.
@@ -211,14 +265,19 @@ class Database:
         """Commit everything recorded so far, and what the actions after a commit record: no transaction is left open.
 
         ATOMIC: no await between the flush of the tables and the COMMIT.
+
+        Raises: OSError: the disk is full, or refuses; everything waits for the next commit then.
         """
         while self.pending:
-            self._commit()
+            try:
+                self._commit()
+            except OSError as error:
+                if error.errno != errno.ENOSPC or not self.reserve.release():
+                    raise
 
     def _commit(self) -> None:
-        if self.damaged:
-            raise LocalDamage(f"{self.path}: an operation failed half-way, so nothing is committed", hint="mount again")
         assert self.journal is not None
+        self._catch_up()
         position = self.journal.end
         try:
             for table in self._tables:
@@ -226,7 +285,10 @@ class Database:
             self.connection.execute("INSERT OR REPLACE INTO state VALUES ('journal_position', ?)", (position,))
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise self.failed(error) from error
+            self._is_behind = True
+            with contextlib.suppress(OSError):
+                self._catch_up()
+            raise refused(error) from error
         self.committed_position = position
         self.pending = False
         self._operations = 0
@@ -241,19 +303,30 @@ class Database:
         """
         self.connection.execute("BEGIN IMMEDIATE")
         self.pending = True  # so that what is replayed begins no transaction of its own
-        position, replayed = self.committed_position, 0
+        try:
+            position, replayed = self._replay_from(self.committed_position)
+        except LocalDamage:
+            self.connection.execute("ROLLBACK")
+            self.pending = False
+            raise
+        self.journal = Journal(self._journal_folder, position)
+        self.commit()
+        return replayed
+
+    def _replay_from(self, position: int) -> tuple[int, int]:
+        """Apply what the journal has from *position* on; returns where that ends, and how many records it was.
+
+        Raises: LocalDamage.
+        """
+        replayed = 0
         for end, payload in read_records(self._journal_folder, position):
             operation, arguments = _decode(payload)
             try:
                 self._replay[operation](*arguments)
-            except (KeyError, TypeError, sqlite3.DatabaseError) as error:
-                self.connection.execute("ROLLBACK")
-                self.pending = False
+            except (KeyError, TypeError, sqlite3.Error) as error:
                 raise LocalDamage(f"journal: the record before {end:#x} cannot be applied: {error!r}") from error
             position, replayed = end, replayed + 1
-        self.journal = Journal(self._journal_folder, position)
-        self.commit()
-        return replayed
+        return position, replayed
 
     def wipe(self) -> None:
         """Empty every table but what identifies the schema, and remember which cache files must go."""
@@ -278,6 +351,16 @@ class Database:
         if self.journal is not None:
             self.journal.sync()
 
+    @property
+    def durable_position(self) -> int:
+        """What was recorded before this position survives a power cut."""
+        return self.journal.durable if self.journal is not None else 0
+
+    def synced(self, position: int) -> None:
+        """Everything up to *position* was made durable in another way."""
+        if self.journal is not None:
+            self.journal.durable = max(self.journal.durable, position)
+
     def start_sync(self) -> None:
         """Begin what `sync` does, without waiting for it. Safe where `sync` is."""
         if self.journal is not None:
@@ -288,6 +371,8 @@ class Database:
         connection = sqlite3.connect(self.path, isolation_level=None)
         try:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            raise refused(error) from error
         finally:
             connection.close()
 
@@ -295,7 +380,15 @@ class Database:
         """Finish a checkpoint on the writing connection and empty the WAL. True when it could.
 
         Blocks for the pages that `checkpoint` has left. Call between a commit and the next mutation.
+
+        Raises: OSError.
         """
+        try:
+            return self._checkpoint_here()
+        except sqlite3.Error as error:
+            raise refused(error) from error
+
+    def _checkpoint_here(self) -> bool:
         busy, log, done = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if busy or log != done:
             return False
@@ -313,8 +406,8 @@ class Database:
         return int(self.connection.execute("PRAGMA freelist_count").fetchone()[0])
 
     def disk_bytes(self) -> int:
-        """meta.db, its WAL and shared memory, and the journal, as they are on the disk now."""
-        total = self.journal.total_bytes if self.journal else 0
+        """meta.db, its WAL and shared memory, the journal and the reserve, as they are on the disk now."""
+        total = self.reserve.size + (self.journal.total_bytes if self.journal else 0)
         for suffix in ("", "-wal", "-shm"):
             try:
                 total += Path(f"{self.path}{suffix}").stat().st_size
@@ -342,11 +435,12 @@ class Database:
     def close(self) -> None:
         """Commit, checkpoint and close. Whatever fails here is replayed at the next start."""
         try:
-            if not self.damaged:
-                self.commit()
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                if self.journal is not None:
-                    self.journal.discard(self.committed_position)
+            self.commit()
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if self.journal is not None:
+                self.journal.discard(self.committed_position)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("meta.db is not written back, and the journal kept: %s", error)
         finally:
             self.connection.close()
             if self.journal is not None:

@@ -10,7 +10,7 @@ Every method journaled here is told by its caller which dirty file took the byte
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NewType
@@ -119,6 +119,18 @@ class ExtentTable(Table):
     def dirty_files(self, inode: Inode) -> set[int]:
         """The dirty files that hold bytes of the inode."""
         return {*self._sources(inode.number), inode.tail, *self._overlays.of(inode.number)} - {0}
+
+    def dirty_rows(self) -> list[tuple[int, Extent]]:
+        """(inode, extent) of all bytes in dirty files but tails and overlays."""
+        rows = self.execute(
+            "SELECT inode, start, length, source, source_offset FROM extents INDEXED BY extents_dirty WHERE source < 0"
+        )
+        return [(row[0], Extent(*row[1:])) for row in rows.fetchall()]
+
+    def of_sources(self, sources: Collection[int]) -> list[tuple[int, Extent]]:
+        """(inode, extent) of all extents with one of *sources*. Goes over all there are, if there is a source."""
+        rows = self.execute("SELECT inode, start, length, source, source_offset FROM extents") if sources else []
+        return [(row[0], Extent(*row[1:])) for row in rows if row[3] in sources]
 
     def _sources(self, number: int, start: int = 0, end: int = FILE_END_MAX) -> list[int]:
         """The dirty files of rows that begin in [start, end)."""
@@ -351,6 +363,25 @@ class ExtentTable(Table):
         self._uncover(number, start, end, newest)
         for piece_start, length, block_id, held in pieces:
             self._insert(number, piece_start, length, self._block(number, block_id, length, held, now_s), 0)
+        inode.epoch += 1
+        self._inodes.touch(inode)
+
+    # --- losses --------------------------------------------------------------------------------------------------
+
+    @journaled(53)
+    def lose(self, number: int, start: int, end: int) -> None:
+        """The bytes that the rows have in [start, end) are nowhere any more: a hole, or what overlays have there."""
+        inode = self._inodes.need(number)
+        self._clear(number, start, end)
+        inode.epoch += 1
+        self._inodes.touch(inode)
+
+    @journaled(54)
+    def lose_overlay(self, number: int, dirty: int, start: int, end: int) -> None:
+        """What one overlay has in [start, end) is nowhere any more: what is below it counts again."""
+        inode = self._inodes.need(number)
+        if self._overlays.clear(dirty, start, end):
+            self._maybe_gone(dirty, number)
         inode.epoch += 1
         self._inodes.touch(inode)
 

@@ -96,6 +96,9 @@ class InodeTable(Table):
         super().__init__(database)
         self._cache: dict[int, Inode] = {}
         self._shed_at = CACHED_INODES
+        self._pins: dict[int, int] = {}
+        """Of inodes that are in use and not in memory: how often."""
+        self._epoch = 0
         self._dirty: dict[int, Inode] = {}
         self._changed: set[int] = set()
         self.generation = database.state_integer("generation")
@@ -126,6 +129,7 @@ class InodeTable(Table):
         if inode is not None:
             return inode
         inode = Inode(number, row[1], row[2], row[3], row[4], 0, row[9])
+        self._resume(inode)
         inode.size, inode.atime_ns, inode.mtime_ns, inode.ctime_ns = row[5], row[6], row[7], row[8]
         inode.tail, inode.tail_start, inode.overlay = row[10], row[11], row[12]
         if row[13]:
@@ -133,6 +137,11 @@ class InodeTable(Table):
             inode.content = bytearray(data[0])
         self._cache[inode.number] = inode
         return inode
+
+    def _resume(self, inode: Inode) -> None:
+        """A new object for an inode: who had one of it before goes on with this one."""
+        inode.pins = self._pins.pop(inode.number, 0)
+        inode.epoch = self._epoch
 
     def of_row(self, row: tuple[int, ...]) -> Inode:
         """The Inode for a row of the table, in which all but the number may be None: a new inode has no row yet.
@@ -210,6 +219,7 @@ class InodeTable(Table):
     def insert(self, inode: Inode) -> None:
         """Add a new inode (with a link or more)."""
         self._cache[inode.number] = inode
+        self._resume(inode)
         self.touch(inode)
         inode.xattrs = {}
         if inode.target is not None:
@@ -318,6 +328,8 @@ class InodeTable(Table):
                     self.execute("INSERT OR REPLACE INTO contents VALUES (?, ?)", (inode.number, inode.content))
 
     def forget_cached(self) -> None:
+        self._pins.update({number: inode.pins for number, inode in self._cache.items() if inode.pins})
+        self._epoch += 1 << 32  # what was read of an inode before is never taken for what it is now
         self._cache.clear()
         self._dirty.clear()
         self._changed.clear()

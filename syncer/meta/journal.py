@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncer.disk import start_writing
+from syncer.disk import start_writing, sync_paths
 from syncer.errors import LocalDamage
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -42,8 +42,18 @@ class Journal:
         self.end = start
         self._open: list[tuple[int, int]] = []  # (start, descriptor) of segments maybe not yet durable, newest last
         self._syncing = threading.Lock()
+        self.durable = 0
+        """Every record before this position has been made durable."""
+        self._settle_past(start)
         self._begin_segment()
         self.total_bytes = sum(path.stat().st_size for path in self._segments)
+
+    def _settle_past(self, start: int) -> None:
+        """What is here from before must not be less durable than what follows it, nor be taken for what follows it."""
+        while self._segments and _start_of(self._segments[-1]) > start:
+            self._segments.pop().unlink()  # a power cut has taken records before it, so it was never read
+        sync_paths(self._segments)
+        self.durable = start
 
     def _begin_segment(self) -> None:
         path = self._folder / f"{self.end:016x}"
@@ -61,6 +71,9 @@ class Journal:
         """
         if not 0 < len(payload) <= RECORD_MAX_BYTES:
             raise ValueError(f"a record of {len(payload)} bytes is empty or too long")
+        if self.end - self._segment_start > SEGMENT_BYTES:
+            with contextlib.suppress(OSError):  # no room for a new file: the old one grows until there is
+                self._begin_segment()
         record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         _, descriptor = self._open[-1]
         written = os.write(descriptor, record)
@@ -69,9 +82,14 @@ class Journal:
             raise OSError(errno.ENOSPC, "the journal has no room")
         self.end += written
         self.total_bytes += written
-        if self.end - self._segment_start > SEGMENT_BYTES:
-            with contextlib.suppress(OSError):  # no room for a new file: the old one grows until there is
-                self._begin_segment()
+
+    def take_back(self, position: int) -> None:
+        """Take the last record, which begins at *position*, out again. Raises: OSError."""
+        with self._syncing:
+            os.ftruncate(self._open[-1][1], position - self._segment_start)
+            self.total_bytes -= self.end - position
+            self.end = position
+            self.durable = min(self.durable, position)
 
     def start_sync(self) -> None:
         """Have the newest records written to the disk, so that `sync` finds that begun. Safe where `sync` is."""
@@ -84,10 +102,11 @@ class Journal:
         One call at a time; whoever calls shares it among all who wait.
         """
         with self._syncing:
-            segments = list(self._open)
+            end, segments = self.end, list(self._open)
             for _, descriptor in segments:
                 os.fdatasync(descriptor)
             self._close(segments[:-1])  # complete and durable: never needed again
+            self.durable = max(self.durable, end)
 
     def discard(self, position: int) -> None:
         """Delete the segments whose every record lies before *position*."""
@@ -115,17 +134,23 @@ class Journal:
 def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
     """Yield (position after the record, payload) for each whole record from *position* on.
 
+    A segment that is shorter than the start of the next one says has lost its end to a power cut: nothing after that
+    counts.
+
     Raises:
-        LocalDamage: there are segments, and *position* is in none of them although some begin later.
+        LocalDamage: there are segments, and all of them begin after *position*.
     """
     segments = sorted(folder.iterdir(), key=_start_of)
+    if segments and _start_of(segments[0]) > position:
+        first = _start_of(segments[0])
+        raise LocalDamage(f"journal: nothing covers position {position:#x}, the first segment starts at {first:#x}")
     for index, path in enumerate(segments):
         start = _start_of(path)
         data = path.read_bytes()
         if start + len(data) <= position:
             continue
         if start > position:
-            raise LocalDamage(f"journal: nothing covers position {position:#x}, the next segment starts at {start:#x}")
+            return
         offset = position - start
         while (payload := _record_at(data, offset)) is not None:
             offset += _HEADER.size + len(payload)

@@ -42,6 +42,7 @@ class MetaStore:
         self._next_inode = self._first_free_inode()
         self.reserve_inodes()
         self.commit()
+        self.database.on_rolled_back.append(self.reserve_inodes)
 
     def _first_free_inode(self) -> int:
         """One above the highest number that this peer ever gave out (inodes may be gone, so the state knows more)."""

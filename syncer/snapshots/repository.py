@@ -281,7 +281,8 @@ async def _become_peer(
     forced = writer is not None and not _is_released(writer, snapshot)
     record = PeerRecord(VERSION, peer, machine, socket.gethostname(), time.time_ns(), after, forced)
     meta.database.set_state("machine", machine)
-    meta.commit()  # before the put: if its answer is lost, we know our own record when we try again
+    meta.commit()
+    meta.database.checkpoint_here()  # durable before the put: whatever happens then, we know our own record
     await backend.put(peer_key(peer), encode(record))
     if (await read_record(backend, peer_key(peer), PeerRecord)).machine != machine:
         raise WrongRepository("another machine joined the repository at the same moment", hint="try again")

@@ -1,10 +1,12 @@
 """What must be on stable storage before something else happens: seen through the calls that make it so."""
 
+import contextlib
 import itertools
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,59 @@ def the_same_bytes_in_every_run() -> None:
 def no_checkpoint_comes_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """After one there is nothing left to sync."""
     monkeypatch.setattr("syncer.engine.CHECKPOINT_S", 1e9)
+
+
+def note_deletions(flushes: Flushes, patch: pytest.MonkeyPatch) -> None:
+    """Have "deleted" among what is seen, for each cache or dirty file."""
+    unlink = Path.unlink
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        if "cache" in path.parts or path.parent.name == "dirty":
+            flushes.seen.append("deleted")
+        unlink(path, missing_ok)
+
+    patch.setattr(Path, "unlink", watched)
+
+
+@pytest.mark.parametrize("where", ["dirty", "cache"])
+async def test_what_was_released_is_deleted_when_that_is_durable(tmp_path: Path, where: str) -> None:
+    """After a power cut the tables may be those of before, and name it."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle = await write(engine, b"f", random_bytes(200_000))
+        await engine.file_system.fsync(handle)
+        if where == "cache":
+            await engine.sealer.seal_quiet(0.0)
+        (file,) = [path for path in (tmp_path / where).rglob("*") if path.is_file()]
+        engine.file_system.setattr(number, size=0)
+        engine.commit()
+        assert file.exists() and engine.store.budget.used_bytes > 200_000 + engine.store.budget.metadata_bytes
+        await engine.durability.sync()
+        assert not file.exists() and engine.store.budget.used_bytes < 200_000 + engine.store.budget.metadata_bytes
+
+
+async def test_what_was_released_does_not_fill_the_budget(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        for count in range(40):
+            _, handle = await write(engine, b"%d" % count, random_bytes(3_000_000))
+            engine.file_system.unlink(1, b"%d" % count)
+            engine.file_system.release(handle)
+            with trio.fail_after(20):
+                while engine.store.budget.is_much_retired:
+                    await trio.sleep(0.01)
+
+
+async def test_small_content_that_was_fsynced_stays_so_when_it_becomes_a_tail(tmp_path: Path, flushes: Flushes) -> None:
+    """Another program's fsync may put the record on the disk, and a power cut take what was written after."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle = await write(engine, b"f", random_bytes(50_000))
+        await engine.file_system.fsync(handle)
+        flushes.seen.clear()
+        await engine.file_system.write(handle, 50_000, random_bytes(50_000))
+        tail = engine.meta.inodes.need(number).tail
+        assert flushes.seen == [str(tail)]
+        assert tail in engine.store.dirty.promised
+        number, handle = await write(engine, b"promised to nobody", random_bytes(100_000))
+        assert flushes.seen == [str(tail)]
 
 
 async def write(engine: Engine, name: bytes, data: bytes) -> tuple[int, int]:
@@ -156,8 +211,8 @@ async def test_a_tail_that_was_fsynced_moves_only_when_that_is_on_record(
         flushes.seen.clear()
         for offset in range(200_000, 6_000_000, WRITE_BYTES):
             await engine.file_system.write(handle, offset, random_bytes(WRITE_BYTES))
-        assert flushes.seen[:2] == ["journal", "moved"]
-        assert "journal" not in flushes.seen[2:], "the blocks after it were promised to nobody"
+        assert flushes.seen[:3] == [tail.name, "journal", "moved"]
+        assert "journal" not in flushes.seen[3:], "the blocks after it were promised to nobody"
 
 
 @pytest.mark.parametrize("form", ["tail", "overlay"])
@@ -195,7 +250,7 @@ async def test_what_was_fsynced_is_not_given_up_for_a_copy_that_was_not(
 
 
 async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, remote = random_bytes(200_000), MemoryBackend()
     async with opened(tmp_path, remote) as engine:
@@ -205,8 +260,9 @@ async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
         tail = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
         shutil.copytree(tmp_path, f"{tmp_path}.cut")
     os.truncate(Path(f"{tmp_path}.cut") / "dirty" / tail.name, len(data) + 10)
+    monkeypatch.setattr("syncer.disk.boot_id", lambda: b"another")
     async with opened(Path(f"{tmp_path}.cut"), remote) as engine:
-        assert "its last 990 bytes" in caplog.text
+        assert f"990 bytes from {len(data) + 10} on did not reach the disk" in caplog.text
         handle = engine.file_system.open(number, os.O_RDWR)
         assert await engine.file_system.read(handle, 0, 300_000) == data + b"x" * 10
         await engine.file_system.write(handle, len(data) + 10, b"more")
@@ -291,7 +347,7 @@ async def test_blocks_that_were_replaced_go_when_that_is_durable_also_when_there
         for begin in range(0, 16_000_000, 2_000_000):  # stretches that hold whole blocks, and lone ranges
             for offset in (*range(begin, begin + 1_700_000, 60_000), begin + 1_850_000):
                 await engine.file_system.write(handle, offset, random_bytes(1000))
-        seal, delete = engine.meta.extents.seal, engine.store.cache.delete_files
+        seal = engine.meta.extents.seal
 
         def sealed(number: int, start: int, end: int, *arguments: Any) -> None:
             replaced = any(extent.source > 0 for extent in engine.meta.extents.view(number, start, end))
@@ -299,16 +355,12 @@ async def test_blocks_that_were_replaced_go_when_that_is_durable_also_when_there
             if replaced:
                 flushes.seen.append("replaced")
 
-        def deleted(blocks: Sequence[BlockId]) -> None:
-            if blocks:
-                flushes.seen.append("deleted")
-            delete(blocks)
-
         monkeypatch.setattr(engine.meta.extents, "seal", sealed)
-        monkeypatch.setattr(engine.store.cache, "delete_files", deleted)
+        note_deletions(flushes, monkeypatch)
         flushes.seen.clear()
         await engine.sealer.seal_quiet(0.0)
         engine.commit()
+        await engine.durability.sync()
         events = [event for event in flushes.seen if event in ("replaced", "journal", "deleted")]
         assert "deleted" in events
         for before, event in itertools.pairwise(events):
@@ -325,15 +377,11 @@ async def test_an_overlay_that_was_fsynced_goes_when_its_copy_is_on_record(
         engine.file_system.setattr(number, size=1_000_000)
         await engine.file_system.write(handle, 1000, random_bytes(length))
         await engine.file_system.fsync(handle)
-        seal, delete = engine.meta.extents.seal, engine.store.dirty.delete
+        seal = engine.meta.extents.seal
 
         def sealed(*arguments: Any) -> None:
             seal(*arguments)
             flushes.seen.append("sealed")
-
-        def deleted(dirty: int) -> None:
-            flushes.seen.append("deleted")
-            delete(dirty)
 
         sync = engine.durability.sync
 
@@ -343,7 +391,7 @@ async def test_an_overlay_that_was_fsynced_goes_when_its_copy_is_on_record(
 
         monkeypatch.setattr(engine.durability, "sync", commit_first)
         monkeypatch.setattr(engine.meta.extents, "seal", sealed)
-        monkeypatch.setattr(engine.store.dirty, "delete", deleted)
+        note_deletions(flushes, monkeypatch)
         seal_quiet = engine.sealer.seal_quiet
         if at_once:  # a file that was never quiet is sealed without a pause, before a snapshot
 
@@ -354,6 +402,7 @@ async def test_an_overlay_that_was_fsynced_goes_when_its_copy_is_on_record(
         flushes.seen.clear()
         await (engine.sealer.seal_everything() if at_once else seal_quiet(0.0))
         engine.commit()
+        await sync()
         events = [event for event in flushes.seen if event in ("sealed", "journal", "deleted")]
         assert events[events.index("sealed") :][:2] == ["sealed", "journal"]
         assert "deleted" in events
@@ -379,3 +428,52 @@ async def test_nothing_is_evicted_before_it_is_durably_known_where_it_went(
         assert evicted == [False]
         engine.store.budget.make_room(engine.settings.budget_bytes)
         assert not any(engine.meta.blocks.get(e.source).cached for e in engine.meta.extents.find(number, 0, 2**40))
+
+
+async def test_what_the_run_before_has_written_is_synced_by_the_next(tmp_path: Path, flushes: Flushes) -> None:
+    """It may be in the kernel's memory alone, and who fsyncs the file again means it too."""
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote, upload_delay_s=1e9) as engine:
+        number, _ = await write(engine, b"sealed", random_bytes(3_000_000))
+        await engine.sealer.seal_quiet(0.0)
+        blocks = cache_files(engine, number)
+        number, _ = await write(engine, b"tail", random_bytes(100_000))
+        tail = engine.meta.inodes.need(number).tail
+    flushes.seen.clear()
+    async with opened(tmp_path, remote, upload_delay_s=1e9) as engine:
+        assert blocks | {str(tail)} <= set(flushes.seen)
+        assert tail in engine.store.dirty.promised
+
+
+async def test_who_we_are_is_durable_before_the_remote_is_told(tmp_path: Path) -> None:
+    """After a power cut we would otherwise take ourselves for another machine, and only read."""
+    known: list[object] = []
+
+    class Remote(MemoryBackend):
+        async def put(self, key: str, data: bytes | memoryview) -> None:
+            if key.startswith("peers/"):
+                alone = Path(shutil.copy(tmp_path / "meta.db", tmp_path.with_name("alone.db")))  # as if without a WAL
+                with contextlib.closing(sqlite3.connect(alone)) as connection:
+                    known.extend(connection.execute("SELECT value FROM state WHERE key = 'machine'").fetchall())
+            await super().put(key, data)
+
+    async with opened(tmp_path, Remote()) as engine:
+        assert known == [(engine.meta.database.state_bytes("machine"),)]
+
+
+async def test_the_journal_goes_when_what_it_speaks_of_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        await write(engine, b"f", random_bytes(100_000))
+        seen: list[str] = []
+        discard = engine.meta.database.discard_journal
+        monkeypatch.setattr("syncer.engine.sync_file_system", lambda folder: seen.append(f"synced {folder}"))
+
+        def discarded(position: int) -> None:
+            seen.append("discarded")
+            discard(position)
+
+        monkeypatch.setattr(engine.meta.database, "discard_journal", discarded)
+        await engine.checkpoint()
+        assert seen == [f"synced {tmp_path}", "discarded"]

@@ -1,5 +1,6 @@
 """Commits, and what is left when one fails: the journal makes whole again what SQLite lost."""
 
+import errno
 import shutil
 import stat
 from collections.abc import Iterator
@@ -54,31 +55,43 @@ def make(meta: MetaStore, name: bytes) -> None:
     meta.names.create(ROOT_INODE, name, meta.new_inode(), stat.S_IFREG | 0o644, 0, 0, 0, None, 1)
 
 
-def test_a_commit_that_fails_loses_nothing_and_lets_nothing_follow(data: Path) -> None:
+def make_room(meta: MetaStore) -> None:
+    meta.database.connection.execute("PRAGMA max_page_count = 1000000")
+
+
+def check_contents(meta: MetaStore, count: int) -> None:
+    check_tables(meta, set())
+    for name in range(count):
+        number = meta.names.lookup(ROOT_INODE, b"%d" % name)
+        assert number is not None and bytes(meta.inodes.need(number).content or b"") == b"x" * 4000
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_commit_that_fails_loses_nothing(data: Path, ended: bool) -> None:
+    """Neither for those who go on, once there is room again, nor for the next start."""
     meta = opened(data)
     made = 0
     fill_up(meta)
-    with pytest.raises(LocalDamage):
+    with pytest.raises(OSError, match="full") as caught:
         while True:
             meta.extents.write_content(_file(meta, b"%d" % made), 0, b"x" * 4000, 1)
             made += 1
             meta.commit()
-    with pytest.raises(LocalDamage):
-        make(meta, b"after")
-    with pytest.raises(LocalDamage):
-        meta.commit()
+    assert caught.value.errno == errno.ENOSPC
+    for _ in range(3):
+        with pytest.raises(OSError, match="full"):
+            meta.commit()
+    assert meta.names.lookup(ROOT_INODE, b"%d" % (made - 1)) is not None, "what is recorded is there all the time"
+    if ended:
+        meta.close()
+        meta = MetaStore(data)
+        assert meta.replayed
+    make_room(meta)
+    make(meta, b"after")
+    meta.commit()
+    check_contents(meta, made)
+    assert meta.names.lookup(ROOT_INODE, b"after") is not None
     meta.close()
-    again = MetaStore(data)
-    try:
-        assert again.replayed
-        check_tables(again, set())
-        for count in range(made):
-            number = again.names.lookup(ROOT_INODE, b"%d" % count)
-            assert number is not None and bytes(again.inodes.need(number).content or b"") == b"x" * 4000
-        assert again.names.lookup(ROOT_INODE, b"after") is None
-        make(again, b"after")
-    finally:
-        again.close()
 
 
 def _file(meta: MetaStore, name: bytes) -> int:
@@ -88,22 +101,29 @@ def _file(meta: MetaStore, name: bytes) -> int:
     return number
 
 
-def test_an_operation_that_fails_half_way_is_made_whole_by_the_next_start(data: Path) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_operation_that_fails_half_way_has_not_happened(data: Path, ended: bool) -> None:
     meta = opened(data)
     make(meta, b"before")
+    before = meta.inodes.need(ROOT_INODE)
+    before.pins = 3
     fill_up(meta)
-    with pytest.raises(LocalDamage):
+    with pytest.raises(OSError, match="full"):
         for count in range(100_000):
             meta.inodes.set_xattr(ROOT_INODE, b"user.%d" % count, bytes(3000), 2)
+    root = meta.inodes.need(ROOT_INODE)
+    assert root is not before and root.pins == 3 and root.epoch > before.epoch
+    if ended:
+        meta.close()
+        meta = MetaStore(data)
+    assert len(meta.inodes.xattrs(meta.inodes.need(ROOT_INODE))) == count
+    make_room(meta)
+    meta.inodes.set_xattr(ROOT_INODE, b"user.%d" % count, bytes(3000), 2)
+    meta.commit()
+    assert len(meta.inodes.xattrs(meta.inodes.need(ROOT_INODE))) == count + 1
+    assert meta.names.lookup(ROOT_INODE, b"before") is not None
+    check_tables(meta, set())
     meta.close()
-    again = MetaStore(data)
-    try:
-        xattrs = again.inodes.xattrs(again.inodes.need(ROOT_INODE))
-        assert len(xattrs) == count + 1, "what was recorded happens, the one that failed included"
-        assert again.names.lookup(ROOT_INODE, b"before") is not None
-        check_tables(again, set())
-    finally:
-        again.close()
 
 
 def test_what_was_not_committed_is_not_in_the_tables(data: Path) -> None:

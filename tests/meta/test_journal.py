@@ -153,3 +153,49 @@ def test_whatever_is_torn_what_is_read_is_a_beginning_of_what_was_written(
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+
+
+def test_what_a_killed_run_left_is_durable_before_anything_follows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later fsync speaks for all that was recorded before, by whichever run."""
+    ends = write(tmp_path, PAYLOADS)
+    synced, fdatasync = [], os.fdatasync
+
+    def watched(descriptor: int) -> None:
+        fdatasync(descriptor)
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fdatasync", watched)
+    journal = Journal(tmp_path, ends[-1])
+    assert synced == [str(tmp_path / f"{0:016x}")]
+    assert journal.durable == ends[-1]
+    journal.append(b"more")
+    assert journal.durable == ends[-1]
+    journal.sync()
+    assert journal.durable == journal.end
+    journal.close()
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_what_follows_a_segment_that_a_power_cut_has_shortened_never_counts(tmp_path: Path) -> None:
+    ends = write(tmp_path, [bytes([1]) * 60] * 6)
+    first, second, *_ = sorted(tmp_path.iterdir())
+    os.truncate(first, 0)
+    assert payloads_from(tmp_path, 0) == payloads_from(tmp_path, ends[0]) == []
+    write(tmp_path, [bytes([2]) * 60] * 2, ends[0])
+    assert not second.exists() or payloads_from(tmp_path, ends[0]) == [bytes([2]) * 60] * 2
+    assert payloads_from(tmp_path, ends[0]) == [bytes([2]) * 60] * 2
+
+
+def test_a_record_that_is_taken_back_was_never_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.append(b"kept")
+    begin = journal.end
+    journal.append(b"taken back")
+    journal.sync()
+    journal.take_back(begin)
+    assert journal.durable == journal.end == begin == journal.total_bytes
+    journal.append(b"next")
+    journal.close()
+    assert payloads_from(tmp_path) == [b"kept", b"next"]

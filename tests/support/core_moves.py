@@ -219,6 +219,16 @@ class Moves:
         newest = max(-extent.source for extent in found if first.start <= extent.start <= last.start)
         self._meta.extents.seal(inode.number, first.start, last.end, max(newest, 0), taken, self._now)
 
+    def lose(self, a: int, b: int) -> None:
+        inode = self._file(a, content=False)
+        if inode is not None and inode.size:
+            self._meta.extents.lose(inode.number, b * 100, b * 100 + 1000)
+
+    def lose_overlay(self, a: int, b: int) -> None:
+        inode = self._file(a, content=False)
+        if inode is not None and (overlays := self._meta.overlays.of(inode.number)):
+            self._meta.extents.lose_overlay(inode.number, overlays[b % len(overlays)], b * 600, b * 600 + 5000)
+
     def truncate(self, a: int, b: int) -> None:
         inode = self._file(a)
         if inode is not None:

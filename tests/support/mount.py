@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -109,6 +109,7 @@ class Mount:
 
     Attributes:
         data, path: DATA and the mountpoint.
+        program: the command that mounts.
         expected_warnings: a pattern for the log lines of level WARNING and above that this test brings about; any
             other one fails `finish`.
         disk_bytes, memory_bytes: the most that any mount so far has taken.
@@ -122,10 +123,11 @@ class Mount:
         *,
         extra: Mapping[str, str] | None = None,
         lifetime_s: float = 120.0,
+        data: Path | None = None,
         **settings: object,
     ) -> None:
-        """Below *place*. *settings* are keys of config.toml; *lifetime_s* is the time after which a mount is killed."""
-        self.data = place / "data"
+        """Below *place*, *data* aside. *settings* are keys of config.toml; after *lifetime_s* a mount is killed."""
+        self.data = data or place / "data"
         self.path = place / "mnt"
         self.path.mkdir(parents=True, exist_ok=True)
         self.expected_warnings = NO_WARNING
@@ -134,6 +136,7 @@ class Mount:
         self.looks = 0
         self._config = Config(remote=remote, budget_bytes=megabytes * MEGABYTE, **settings)  # type: ignore[arg-type]
         self._plain = not settings
+        self.program: Sequence[str] = SYNCER
         self._extra = dict(extra or {})
         self._lifetime_s = lifetime_s
         self._place = place
@@ -167,7 +170,7 @@ class Mount:
         with open(self._output, "wb") as output:
             guard = ["timeout", "--signal=KILL", f"{self._lifetime_s:g}"]
             self._process = subprocess.Popen(
-                [*guard, *SYNCER, *self._arguments(), *options],
+                [*guard, *self.program, *self._arguments(), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -260,6 +263,14 @@ class Mount:
         self._reap()
         self.run("umount", self.path)
 
+    def crashed(self) -> None:
+        """Wait until it has died of itself; then clear the dead mount away."""
+        assert self._process is not None
+        self._process.wait(self._lifetime_s)
+        self._end_watch()
+        self._process = None
+        self.run("umount", self.path)
+
     def forget_data(self) -> None:
         """Delete DATA, as a lost disk would."""
         assert not datadir.is_locked(self.data)
@@ -296,7 +307,7 @@ class Mount:
     def finish(self) -> None:
         """What holds at the end of every test: within the budget, little memory, nothing strange in the log."""
         assert self._process is None, "end the mount first"
-        assert self.warnings() == []
+        assert self.warnings() == [], self.warnings()
         assert self.looks, "nobody has looked"
         budget_bytes = self._config.budget_bytes
         assert self.disk_bytes <= budget_bytes, f"DATA took {self.disk_bytes} of {budget_bytes}: {self._parts}"

@@ -1,0 +1,42 @@
+"""Room on the disk that is kept for when there is no other: on a full disk, deleting must still be possible.
+
+A deletion has to be recorded and committed before it frees anything. Owned by the Database; on the event loop's thread.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+RESERVE_BYTES = 2 * 1024 * 1024
+_AMPLE = 8
+"""The room is taken again once so many times as much is free."""
+
+
+class Reserve:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.size = 0
+        self.renew()
+
+    def release(self) -> bool:
+        """Give the room back to the disk, for what is tried again now. False when that was done before."""
+        if not self.size:
+            return False
+        os.truncate(self._path, 0)
+        self.size = 0
+        return True
+
+    def renew(self) -> None:
+        """Take the room, if it is not taken and the disk has plenty."""
+        if self.size:
+            return
+        disk = os.statvfs(self._path.parent)
+        if disk.f_bavail * disk.f_frsize < _AMPLE * RESERVE_BYTES:
+            return
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with contextlib.suppress(OSError):  # filled by others just now, or a file system that cannot
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+                self.size = RESERVE_BYTES
+        finally:
+            os.close(descriptor)
