@@ -101,7 +101,7 @@ async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[
                 await nursery.start(control.serve, lock.socket, service)
                 nursery.start_soon(service.watch_signals)
                 nursery.start_soon(service.end_when_asked)
-                nursery.start_soon(service.announce, on_ready, membership.read_only_reason or "")
+                nursery.start_soon(service.announce, on_ready, _note(engine, membership))
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
         finally:
@@ -184,12 +184,18 @@ class _Service:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self.stop()
 
-    async def announce(self, on_ready: Callable[[str], None], reason: str) -> None:
+    async def announce(self, on_ready: Callable[[str], None], note: str) -> None:
         """Say that the mount is usable, once the kernel has had its first answer."""
         path = os.fsencode(self._request.mountpoint)  # in threads that nobody waits for: the mount may end meanwhile
         await trio.to_thread.run_sync(os.stat, path, abandon_on_cancel=True)
         await trio.to_thread.run_sync(device.raise_read_ahead, path, abandon_on_cancel=True)
-        on_ready(f"read-only: {reason}" if reason else "")
+        on_ready(note)
+
+
+def _note(engine: Engine, membership: Membership) -> str:
+    """What the line that says a mount is usable says besides."""
+    reason = membership.read_only_reason
+    return "; ".join(filter(None, [reason and f"read-only: {reason}", engine.recovered]))
 
 
 @contextlib.asynccontextmanager

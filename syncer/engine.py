@@ -21,6 +21,7 @@ from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
 from syncer.disk import sync_file_system
 from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository
+from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
 from syncer.meta.store import MetaStore
@@ -71,6 +72,8 @@ class Engine:
         self._checkpointing = trio.Lock()
         self._checkpointed_journal = 0
         self._checkpointed_at = time.monotonic()
+        self.recovered = ""
+        """What was done because the last run did not end cleanly; empty when it did."""
         self.settings = settings
         self.meta = meta
         self.backend = backend
@@ -87,6 +90,7 @@ class Engine:
             parallelism=settings.upload_parallelism,
             level=settings.compression_level,
         )
+        self.eraser = Eraser(meta, self.commit)
         self.file_system = FileSystem(self.store, self._make_io, read_only=read_only)
         self.publisher = Publisher(
             meta,
@@ -102,7 +106,7 @@ class Engine:
         deadline_s = self.settings.network_deadline_s
         read_ahead_bytes = min(self.settings.read_ahead_bytes, self.settings.budget_bytes // 8)
         limits = Limits(deadline_s, deadline_s, read_ahead_bytes)
-        return FileIO(self.store, self.tails, self.sealer, self.durability, limits, self.commit)
+        return FileIO(self.store, self.tails, self.sealer, self.durability, self.eraser, limits, self.commit)
 
     def _wire(self) -> None:
         def hurry() -> None:
@@ -116,7 +120,8 @@ class Engine:
         self.store.budget.on_pressure = hurry
         self.sealer.on_sealed = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
-        self.sealer.pace = self.pace
+        self.sealer.pace = self.eraser.pace = self.pace
+        self.publisher.removed = self.eraser.removed
         self.uploader.verify = self.publisher.check_writer
         self.publisher.catch_up = self.checkpoint
         self.publisher.on_refused = self._refused
@@ -159,9 +164,10 @@ class Engine:
     def _start(self, nursery: trio.Nursery, *, publishing: bool) -> None:
         erased = self.file_system.handles.erase_orphans()
         self.meta.commit()
-        if self.meta.replayed or erased:
-            log.info("recovered: %d operations replayed, %d deleted files erased", self.meta.replayed, erased)
-        tasks = [self._commit_loop, self._checkpoint_loop]
+        if self.meta.crashed:
+            self.recovered = _recovered(self.meta.replayed, self.sealer.unsealed, erased)
+            log.info("%s", self.recovered)
+        tasks = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]
         if publishing and not self.read_only:
@@ -243,6 +249,8 @@ class Engine:
         """Wait for a checkpoint if one is due: for tasks that write much to meta.db on their own account."""
         if self._checkpoint_due():
             await self.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def checkpoint(self) -> None:
         """Make everything committed durable in meta.db, let the WAL start over, and drop the journal before it."""
@@ -303,3 +311,11 @@ class Engine:
                 await self.publisher.publish("unmount", released=True)
             except SyncerError as error:
                 log.warning("nothing was published at the end: %s", error)
+
+
+def _recovered(replayed: int, unsealed: int, erased: int) -> str:
+    parts = [(replayed, "operation", "replayed"), (unsealed, "file", "with unsealed bytes")]
+    parts.append((erased, "unlinked file", "erased"))
+    return "recovered after a crash: " + ", ".join(
+        f"{count:,} {noun}{'' if count == 1 else 's'} {what}" for count, noun, what in parts
+    )

@@ -119,8 +119,7 @@ class Database:
         execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted, through the WAL
         execute("PRAGMA cache_size = -32768")
         execute("PRAGMA temp_store = MEMORY")
-        version = execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
-        if version is None or version[0] != schema.VERSION:
+        if schema.migrate(self.connection) != schema.VERSION:
             raise LocalDamage(
                 f"{self.path}: made by another version of syncer",
                 hint="use that version, or build DATA anew from the remote",

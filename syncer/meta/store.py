@@ -28,6 +28,8 @@ class MetaStore:
     """
 
     def __init__(self, data: Path) -> None:
+        self.crashed = (data / "meta.db-wal").exists()
+        """Whether the last run did not end cleanly: SQLite deletes the WAL when it is closed."""
         self.database = Database(data / "meta.db", data / "journal")
         self.inodes = self.database.add(InodeTable(self.database))
         self.names = self.database.add(NamespaceTable(self.database, self.inodes))

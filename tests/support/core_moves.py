@@ -224,6 +224,11 @@ class Moves:
         if inode is not None:
             self._meta.extents.truncate(inode.number, b * 500, self._now)
 
+    def remove_cut(self, a: int, b: int) -> None:
+        cuts = list(self._meta.extents.cuts)
+        if cuts:
+            self._meta.extents.remove_cut(cuts[a % len(cuts)], 1 + b % 2)
+
     # --- blocks and snapshots ------------------------------------------------------------------------------------
 
     def stored(self, a: int, b: int) -> None:
