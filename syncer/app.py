@@ -31,6 +31,7 @@ from syncer.engine import Engine, Settings
 from syncer.errors import DataUnusable, DeadlinePassed, FuseUnavailable, WrongRepository
 from syncer.fs import device, fuse
 from syncer.meta.store import MetaStore
+from syncer.snapshots import recovery
 from syncer.snapshots.repository import Membership, Wish, join
 
 R = TypeVar("R")
@@ -217,6 +218,7 @@ async def _opened(
         try:
             wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
             membership = await join(meta, backend, wish)
+            recovery.note_peer(data, meta)
         except BaseException:
             meta.close()
             raise
@@ -299,6 +301,20 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
             await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s, released=True)
 
     _run(flush)
+
+
+def recover(data: Path, config: Config, *, force: bool, say: Callable[[str], None]) -> recovery.Summary:
+    """Rebuild meta.db of a DATA from the remote and from what DATA holds. The caller holds its lock.
+
+    Raises: SyncerError.
+    """
+
+    async def rebuild() -> recovery.Summary:
+        async with _backend(config) as backend:
+            return await recovery.recover(data, backend, force=force, uid=os.getuid(), gid=os.getgid(), say=say)
+
+    tune_allocator()
+    return _run(rebuild)
 
 
 def _need_database(data: Path) -> None:

@@ -232,12 +232,16 @@ class Engine:
                     await trio.sleep(TROUBLE_S)
             self._checkpoint_wanted = trio.Event()
 
+    @property
+    def _checkpoint_limit(self) -> int:
+        return min(CHECKPOINT_MAX_BYTES, self.settings.budget_bytes // CHECKPOINT_SHARE)
+
     def _checkpoint_due(self) -> bool:
         database = self.meta.database
         grown = database.committed_position - self._checkpointed_journal
         if not grown and database.free_pages() < SHRINK_PAGES:
             return False
-        limit = min(CHECKPOINT_MAX_BYTES, self.settings.budget_bytes // CHECKPOINT_SHARE)
+        limit = self._checkpoint_limit
         return (
             grown > limit
             or database.wal_bytes() > limit
@@ -269,6 +273,7 @@ class Engine:
         whole = database.checkpoint_here()
         if whole and database.free_pages() >= SHRINK_PAGES:
             database.shrink(SHRINK_PAGES)  # writes to the WAL; while a reader keeps that from starting over, it waits
+        database.kept_bytes = 0 if self.store.budget.waiting else self._checkpoint_limit
         database.discard_journal(position)
         self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
         self.store.budget.measure()

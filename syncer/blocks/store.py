@@ -40,7 +40,7 @@ class BlockStore:
         self._unsynced: dict[BlockId, set[int]] = {}
         """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
         self._recover()
-        self.budget = Budget(budget_bytes, meta, self.cache, self.dirty)
+        self.budget = Budget(budget_bytes, meta, self.cache, self.dirty, _aside_bytes(data))
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
         meta.database.on_commit.append(self.delete_dropped)
 
@@ -199,3 +199,9 @@ class BlockStore:
         self.cache.close()
         self.dirty.close()
         self._background.close()
+
+
+def _aside_bytes(data: Path) -> int:
+    """What recoveries have put aside, until the user deletes it."""
+    files = (path for folder in data.glob("recovered-*") for path in folder.rglob("*"))
+    return sum(path.lstat().st_blocks * 512 for path in files)

@@ -6,9 +6,9 @@ blocktable.py) derive from `Table`; their mutating methods are decorated with `j
 
 import functools
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -28,6 +28,17 @@ PAGE_BYTES = 4096
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+
+
+def decode_record(payload: bytes) -> tuple[int, Sequence[Any]]:
+    """(operation, arguments) of a record of the journal."""
+    operation, arguments = _decode(payload)
+    return operation, arguments
+
+
+def recover_command(data: Path) -> str:
+    """What a user runs when meta.db is lost."""
+    return f"`syncer recover {data} REMOTE`"
 
 
 def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:
@@ -94,7 +105,7 @@ class Database:
             self._open()
         except sqlite3.DatabaseError as error:
             self.connection.close()
-            raise LocalDamage(f"{path}: {error}") from error
+            raise LocalDamage(f"{path}: {error}", hint=f"rebuild it: {recover_command(path.parent)}") from error
         self._journal_folder = journal_folder
         self._replay: dict[int, Callable[..., object]] = {}
         self._tables: list[Table] = []
@@ -107,6 +118,8 @@ class Database:
         self._operations = 0
         self._mark = 0
         self.committed_position = self.state_integer("journal_position")
+        self.kept_bytes = 0
+        """As much of the journal stays although meta.db has it, if it then reaches back to the last snapshot."""
 
     def _open(self) -> None:
         execute = self.connection.execute
@@ -173,7 +186,10 @@ class Database:
     def failed(self, error: sqlite3.Error) -> LocalDamage:
         """SQLite refused an operation that is recorded: nothing more is taken, and the next start replays."""
         self.damaged = True
-        return LocalDamage(f"{self.path}: {error}", hint="see that its disk has room and is sound, then mount again")
+        hint = "see that its disk has room and is sound, then mount again"
+        if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            hint = f"unmount, and rebuild it: {recover_command(self.path.parent)}"
+        return LocalDamage(f"{self.path}: {error}", hint=hint)
 
     def is_commit_due(self, times: int = 1) -> bool:
         """Whether so much waits that it should be committed now, *times* over.
@@ -230,17 +246,29 @@ class Database:
         self.pending = True  # so that what is replayed begins no transaction of its own
         position, replayed = self.committed_position, 0
         for end, payload in read_records(self._journal_folder, position):
-            operation, arguments = _decode(payload)
+            operation, arguments = decode_record(payload)
             try:
                 self._replay[operation](*arguments)
             except (KeyError, TypeError, sqlite3.DatabaseError) as error:
                 self.connection.execute("ROLLBACK")
                 self.pending = False
-                raise LocalDamage(f"journal: the record before {end:#x} cannot be applied: {error!r}") from error
+                raise LocalDamage(
+                    f"journal: the record before {end:#x} cannot be applied: {error!r}",
+                    hint=f"rebuild meta.db: {recover_command(self.path.parent)}",
+                ) from error
             position, replayed = end, replayed + 1
         self.journal = Journal(self._journal_folder, position)
         self.commit()
         return replayed
+
+    def replay(self, operation: int, arguments: Sequence[Any]) -> None:
+        """Apply an operation without recording it: it is in a journal already, or nothing needs to be replayed."""
+        self.begin()
+        self._replay[operation](*arguments)
+
+    def forget_cached(self) -> None:
+        for table in self._tables:
+            table.forget_cached()
 
     def wipe(self) -> None:
         """Empty every table but what identifies the schema, and remember which cache files must go."""
@@ -254,8 +282,7 @@ class Database:
                 execute(f"DELETE FROM {table}")
         execute("UPDATE sums SET unique_bytes = 0, pack_bytes = 0")
         execute("DELETE FROM state WHERE key NOT IN ('schema', 'journal_position', 'next_dirty')")
-        for item in self._tables:
-            item.forget_cached()
+        self.forget_cached()
         self.commit()
 
     # --- durability ----------------------------------------------------------------------------------------------
@@ -317,9 +344,13 @@ class Database:
             return 0
 
     def discard_journal(self, position: int) -> None:
-        """Delete journal segments before *position*, which is committed, and durable in meta.db or its WAL."""
+        """Delete journal segments before *position*, which is committed, and durable in meta.db or its WAL.
+
+        What came after the last snapshot is left while it is not too much: without meta.db it is all there is.
+        """
         if self.journal is not None:
-            self.journal.discard(position)
+            marked = self.state_integer("marked_position")
+            self.journal.discard(marked if self.journal.end - marked <= self.kept_bytes else position)
 
     def reader(self) -> sqlite3.Connection:
         """A second connection for one thread; it sees commits only."""
@@ -332,8 +363,7 @@ class Database:
             if not self.damaged:
                 self.commit()
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                if self.journal is not None:
-                    self.journal.discard(self.committed_position)
+                self.discard_journal(self.committed_position)
         finally:
             self.connection.close()
             if self.journal is not None:

@@ -75,6 +75,11 @@ class ExtentTable(Table):
     def _load_cuts(self) -> None:
         self.cuts = dict(self.execute("SELECT inode, start FROM cuts").fetchall())
 
+    def skip_dirty(self, number: int) -> None:
+        """There is a dirty file of that number: new ones get higher ones."""
+        self.database.begin()
+        self._used_dirty(number)
+
     # --- reading -------------------------------------------------------------------------------------------------
 
     def find(self, number: int, start: int, end: int) -> list[Extent]:

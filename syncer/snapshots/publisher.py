@@ -147,7 +147,9 @@ class Publisher:
         if self._is_published(released):
             return
         generation = self._meta.snapshots.begin_generation()
+        self._meta.snapshots.mark(generation)
         self._meta.commit()
+        marked = self._meta.database.committed_position
         newest = self._meta.blocks.held_up_to = self._meta.blocks.newest()
         reader = TreeReader(self._meta.database)
         self._uploader.wake()
@@ -161,6 +163,7 @@ class Publisher:
         await self._publish_index()
         await self._publish_snapshot(reason, released, planted, time_ns)
         self._meta.snapshots.published(generation, planted.trees, planted.extents)
+        self._meta.database.set_state("marked_position", marked)
         self._keep_nodes(planted)
         self.released = released
 
