@@ -419,7 +419,9 @@ class ExtentTable(Table):
                 self._clear(number, size, extent.end)
         for dirty in self._sources(number, size):
             self._maybe_gone(dirty, number)
-        self.execute("DELETE FROM extents WHERE inode = ? AND start >= ? AND source < 0", (number, size))
+        self.execute(
+            "DELETE FROM extents INDEXED BY extents_dirty WHERE inode = ? AND start >= ? AND source < 0", (number, size)
+        )
         self.cuts[number] = size
         self.execute("INSERT OR REPLACE INTO cuts VALUES (?, ?)", (number, size))
 
