@@ -17,7 +17,7 @@ from syncer.meta.blocktable import CACHED_FILE
 from syncer.meta.extents import DirtyNumber, Extent
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
-from syncer.values import FILE_END_MAX, ID_BYTES, ROOT_INODE, BlockId
+from syncer.values import FILE_END_MAX, ID_BYTES, ROOT_INODE, BlockId, InodeNumber
 
 FOUND_NAME = b"lost+found"
 _READ_BYTES = 4 * 1024 * 1024
@@ -75,6 +75,7 @@ class Leftovers:
         self._good = good
         self._owner = uid, gid
         self._execute = meta.database.connection.execute
+        self._folder = 0
         self.placed = Placed()
 
     def cache_path(self, block_id: BlockId) -> Path:
@@ -230,22 +231,32 @@ class Leftovers:
 
     def attach(self, number: int) -> None:
         """Give an inode that no name leads to one in lost+found."""
-        self._meta.database.replay(12, (number, self._found_folder(), b"inode-%d" % number, time.time_ns()))
+        folder = self._found_folder()
+        self._meta.database.replay(12, (number, folder, self._free_name(folder, b"inode-%d" % number), time.time_ns()))
         self.placed.found += 1
 
     def _found_folder(self) -> int:
-        return self._meta.names.lookup(ROOT_INODE, FOUND_NAME) or self._make(ROOT_INODE, FOUND_NAME, 0o40700)
+        if not self._folder:
+            number = self._meta.names.lookup(ROOT_INODE, FOUND_NAME)
+            if number is None or not self._meta.inodes.need(number).is_directory:
+                number = self._make(ROOT_INODE, self._free_name(ROOT_INODE, FOUND_NAME), 0o40700)
+            self._folder = number
+        return self._folder
 
-    def _found_file(self, name: bytes) -> Inode:
-        """A new empty file in lost+found."""
-        folder, chosen, count = self._found_folder(), name, 1
+    def _free_name(self, folder: int, name: bytes) -> bytes:
+        chosen, count = name, 1
         while self._meta.names.lookup(folder, chosen) is not None:
             count += 1
             chosen = b"%s.%d" % (name, count)
-        self.placed.found += 1
-        return self._meta.inodes.need(self._make(folder, chosen, 0o100600))
+        return chosen
 
-    def _make(self, parent: int, name: bytes, mode: int) -> int:
+    def _found_file(self, name: bytes) -> Inode:
+        """A new empty file in lost+found."""
+        folder = self._found_folder()
+        self.placed.found += 1
+        return self._meta.inodes.need(self._make(folder, self._free_name(folder, name), 0o100600))
+
+    def _make(self, parent: int, name: bytes, mode: int) -> InodeNumber:
         number = self._meta.new_inode()
         self._meta.database.replay(10, (parent, name, number, mode, *self._owner, 0, None, time.time_ns()))
         return number

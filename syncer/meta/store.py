@@ -30,8 +30,6 @@ class MetaStore:
 
     def __init__(self, data: Path) -> None:
         _check_whole(data)
-        self.crashed = (data / "meta.db-wal").exists()
-        """Whether the last run did not end cleanly: SQLite deletes the WAL when it is closed."""
         self.database = Database(data / "meta.db", data / "journal")
         self.inodes = self.database.add(InodeTable(self.database))
         self.names = self.database.add(NamespaceTable(self.database, self.inodes))
@@ -39,7 +37,10 @@ class MetaStore:
         self.overlays = self.database.add(OverlayTable(self.database))
         self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks, self.overlays))
         self.snapshots = self.database.add(SnapshotTable(self.database, self.inodes, self.names))
+        self.crashed = bool(self.database.state_integer("open"))
+        """Whether the last run did not end cleanly."""
         self.replayed = self.database.recover()
+        self.database.set_state("open", 1)
         self.peer = PeerId(self.database.state_integer("peer"))
         self._next_inode = self._first_free_inode()
         self.reserve_inodes()
@@ -96,6 +97,8 @@ class MetaStore:
         self.database.commit()
 
     def close(self) -> None:
+        if not self.database.damaged:
+            self.database.set_state("open", 0)
         self.database.close()
 
 
