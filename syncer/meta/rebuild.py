@@ -79,7 +79,8 @@ DELETE FROM main.dentries WHERE NOT EXISTS (SELECT 1 FROM main.inodes i WHERE i.
     OR NOT EXISTS (SELECT 1 FROM main.inodes p WHERE p.inode = dentries.parent AND p.mode & 61440 = 16384);
 DELETE FROM main.dentries WHERE cookie IN (SELECT d.cookie FROM main.dentries d JOIN main.inodes i ON i.inode = d.inode
     WHERE i.mode & 61440 = 16384 AND d.cookie > (SELECT min(o.cookie) FROM main.dentries o WHERE o.inode = d.inode));
-CREATE TEMP TABLE links AS SELECT i.inode AS inode, CASE WHEN i.mode & 61440 = 16384
+CREATE TEMP TABLE links(inode INTEGER PRIMARY KEY, nlink INTEGER NOT NULL);
+INSERT INTO links SELECT i.inode, CASE WHEN i.mode & 61440 = 16384
     THEN 2 + (SELECT count(*) FROM main.dentries d JOIN main.inodes c ON c.inode = d.inode
         WHERE d.parent = i.inode AND c.mode & 61440 = 16384)
     ELSE (SELECT count(*) FROM main.dentries d WHERE d.inode = i.inode) END AS nlink FROM main.inodes i;
