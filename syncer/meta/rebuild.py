@@ -83,7 +83,7 @@ CREATE TEMP TABLE links(inode INTEGER PRIMARY KEY, nlink INTEGER NOT NULL);
 INSERT INTO links SELECT i.inode, CASE WHEN i.mode & 61440 = 16384
     THEN 2 + (SELECT count(*) FROM main.dentries d JOIN main.inodes c ON c.inode = d.inode
         WHERE d.parent = i.inode AND c.mode & 61440 = 16384)
-    ELSE (SELECT count(*) FROM main.dentries d WHERE d.inode = i.inode) END AS nlink FROM main.inodes i;
+    ELSE (SELECT count(*) FROM main.dentries d WHERE d.inode = i.inode) END FROM main.inodes i;
 INSERT OR REPLACE INTO main.changed
     SELECT i.inode, ?1 FROM main.inodes i JOIN links l ON l.inode = i.inode WHERE i.nlink <> l.nlink;
 UPDATE main.inodes SET nlink = (SELECT nlink FROM links l WHERE l.inode = inodes.inode)
