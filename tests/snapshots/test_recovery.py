@@ -45,7 +45,10 @@ async def seen(data: Path, remote: Remote) -> Picture:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_nothing_is_lost_where_the_journal_reaches_back_to_the_snapshot(seed: int, tmp_path: Path) -> None:
+async def test_nothing_is_lost_where_the_journal_reaches_back_to_the_snapshot(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncer.meta.journal.SEGMENT_BYTES", 4096)
     remote, rng, data = Remote(), random.Random(seed), tmp_path / "data"
     async with opened(data, remote) as peer:
         peer.meta.database.kept_bytes = 1 << 30
