@@ -59,6 +59,7 @@ async def test_nothing_is_lost_where_the_journal_reaches_back_to_the_snapshot(
         for count in range(60):
             await peer.change(rng)
             if count % 20 == 0:
+                peer.meta.commit()
                 peer.meta.database.discard_journal(peer.meta.database.committed_position)
         copy = crashed(peer, data, tmp_path / "copy")
         expected = await peer.picture_as_read()

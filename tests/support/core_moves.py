@@ -261,6 +261,7 @@ class Moves:
 
     def snapshot(self, a: int, b: int) -> None:
         seq = self._meta.snapshots.next_seq("snapshot")
+        self._meta.snapshots.mark(self._meta.inodes.generation)
         self._meta.snapshots.take_seq("snapshot", seq)
         self._meta.snapshots.learn(PeerId(1), seq, TreeId(identity(f"root {seq}")), self._now, b"record")
 
