@@ -31,6 +31,7 @@ from syncer.engine import Engine, Settings
 from syncer.errors import DataUnusable, DeadlinePassed, FuseUnavailable, WrongRepository
 from syncer.fs import device, fuse
 from syncer.meta.store import MetaStore
+from syncer.snapshots import recovery
 from syncer.snapshots.repository import Membership, Wish, join
 
 R = TypeVar("R")
@@ -101,7 +102,7 @@ async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[
                 await nursery.start(control.serve, lock.socket, service)
                 nursery.start_soon(service.watch_signals)
                 nursery.start_soon(service.end_when_asked)
-                nursery.start_soon(service.announce, on_ready, membership.read_only_reason or "")
+                nursery.start_soon(service.announce, on_ready, _note(engine, membership))
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
         finally:
@@ -184,12 +185,18 @@ class _Service:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self.stop()
 
-    async def announce(self, on_ready: Callable[[str], None], reason: str) -> None:
+    async def announce(self, on_ready: Callable[[str], None], note: str) -> None:
         """Say that the mount is usable, once the kernel has had its first answer."""
         path = os.fsencode(self._request.mountpoint)  # in threads that nobody waits for: the mount may end meanwhile
         await trio.to_thread.run_sync(os.stat, path, abandon_on_cancel=True)
         await trio.to_thread.run_sync(device.raise_read_ahead, path, abandon_on_cancel=True)
-        on_ready(f"read-only: {reason}" if reason else "")
+        on_ready(note)
+
+
+def _note(engine: Engine, membership: Membership) -> str:
+    """What the line that says a mount is usable says besides."""
+    reason = membership.read_only_reason
+    return "; ".join(filter(None, [reason and f"read-only: {reason}", engine.recovered]))
 
 
 @contextlib.asynccontextmanager
@@ -211,6 +218,7 @@ async def _opened(
         try:
             wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
             membership = await join(meta, backend, wish)
+            recovery.note_peer(data, meta)
         except BaseException:
             meta.close()
             raise
@@ -298,6 +306,20 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
             await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s, released=True)
 
     _run(flush)
+
+
+def recover(data: Path, config: Config, *, force: bool, say: Callable[[str], None]) -> recovery.Summary:
+    """Rebuild meta.db of a DATA from the remote and from what DATA holds. The caller holds its lock.
+
+    Raises: SyncerError.
+    """
+
+    async def rebuild() -> recovery.Summary:
+        async with _backend(config) as backend:
+            return await recovery.recover(data, backend, force=force, uid=os.getuid(), gid=os.getgid(), say=say)
+
+    tune_allocator()
+    return _run(rebuild)
 
 
 def _need_database(data: Path) -> None:

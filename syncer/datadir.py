@@ -27,9 +27,10 @@ DATABASE = "meta.db"
 SOCKET = "control.sock"
 LOG = "log"
 RESERVE = "reserve"
+PEER = "peer"
 STORE = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", RESERVE, SOCKET})
 """Files of the live file system; with a folder that holds something, they show that DATA has been in use."""
-KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, f"{CONFIG}.new", LOG, *(f"{LOG}.{n}" for n in range(1, LOG_FILES))}
+KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, PEER, f"{CONFIG}.new", LOG, *(f"{LOG}.{n}" for n in range(1, LOG_FILES))}
 FOREIGN = frozenset({"lost+found"})
 """What an otherwise empty folder may hold: the root of a fresh ext4 file system does."""
 

@@ -21,6 +21,7 @@ from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
 from syncer.disk import sync_file_system
 from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository
+from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
 from syncer.meta.store import MetaStore
@@ -71,6 +72,8 @@ class Engine:
         self._checkpointing = trio.Lock()
         self._checkpointed_journal = 0
         self._checkpointed_at = time.monotonic()
+        self.recovered = ""
+        """What was done because the last run did not end cleanly; empty when it did."""
         self.settings = settings
         self.meta = meta
         self.backend = backend
@@ -87,6 +90,7 @@ class Engine:
             parallelism=settings.upload_parallelism,
             level=settings.compression_level,
         )
+        self.eraser = Eraser(meta, self.commit)
         self.file_system = FileSystem(self.store, self._make_io, read_only=read_only)
         self.publisher = Publisher(
             meta,
@@ -102,7 +106,7 @@ class Engine:
         deadline_s = self.settings.network_deadline_s
         read_ahead_bytes = min(self.settings.read_ahead_bytes, self.settings.budget_bytes // 8)
         limits = Limits(deadline_s, deadline_s, read_ahead_bytes)
-        return FileIO(self.store, self.tails, self.sealer, self.durability, limits, self.commit)
+        return FileIO(self.store, self.tails, self.sealer, self.durability, self.eraser, limits, self.commit)
 
     def _wire(self) -> None:
         def hurry() -> None:
@@ -118,7 +122,8 @@ class Engine:
         self.sealer.on_sealed = self.uploader.wake
         self.store.fetcher.on_damage = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
-        self.sealer.pace = self.pace
+        self.sealer.pace = self.eraser.pace = self.pace
+        self.publisher.removed = self.eraser.removed
         self.uploader.verify = self.publisher.check_writer
         self.publisher.catch_up = self.checkpoint
         self.publisher.on_refused = self._refused
@@ -162,9 +167,10 @@ class Engine:
         erased = self.file_system.handles.erase_orphans()
         self.meta.damage.try_again()
         self.meta.commit()
-        if self.meta.replayed or erased:
-            log.info("recovered: %d operations replayed, %d deleted files erased", self.meta.replayed, erased)
-        tasks = [self._commit_loop, self._checkpoint_loop]
+        if self.meta.crashed:
+            self.recovered = _recovered(self.meta.replayed, self.sealer.unsealed, erased)
+            log.info("%s", self.recovered)
+        tasks = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]
         if publishing and not self.read_only:
@@ -231,12 +237,16 @@ class Engine:
                     await trio.sleep(TROUBLE_S)
             self._checkpoint_wanted = trio.Event()
 
+    @property
+    def _checkpoint_limit(self) -> int:
+        return min(CHECKPOINT_MAX_BYTES, self.settings.budget_bytes // CHECKPOINT_SHARE)
+
     def _checkpoint_due(self) -> bool:
         database = self.meta.database
         grown = database.committed_position - self._checkpointed_journal
         if not grown and database.free_pages() < SHRINK_PAGES:
             return False
-        limit = min(CHECKPOINT_MAX_BYTES, self.settings.budget_bytes // CHECKPOINT_SHARE)
+        limit = self._checkpoint_limit
         return (
             grown > limit
             or database.wal_bytes() > limit
@@ -248,6 +258,8 @@ class Engine:
         """Wait for a checkpoint if one is due: for tasks that write much to meta.db on their own account."""
         if self._checkpoint_due():
             await self.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def checkpoint(self) -> None:
         """Make everything committed durable in meta.db, let the WAL start over, and drop the journal before it."""
@@ -268,6 +280,7 @@ class Engine:
         whole = database.checkpoint_here()
         if whole and database.free_pages() >= SHRINK_PAGES:
             database.shrink(SHRINK_PAGES)  # writes to the WAL; while a reader keeps that from starting over, it waits
+        database.kept_bytes = 0 if self.store.budget.waiting else self._checkpoint_limit
         database.discard_journal(position)
         database.reserve.renew()
         self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
@@ -311,3 +324,11 @@ class Engine:
                 await self.publisher.publish("unmount", released=True)
             except SyncerError as error:
                 log.warning("nothing was published at the end: %s", error)
+
+
+def _recovered(replayed: int, unsealed: int, erased: int) -> str:
+    parts = [(replayed, "operation", "replayed"), (unsealed, "file", "with unsealed bytes")]
+    parts.append((erased, "unlinked file", "erased"))
+    return "recovered after a crash: " + ", ".join(
+        f"{count:,} {noun}{'' if count == 1 else 's'} {what}" for count, noun, what in parts
+    )

@@ -7,15 +7,17 @@ goes to a path inside a mount, because one that hangs would hang us too.
 
 import os
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from syncer import datadir
-from syncer.errors import DataUnusable, NotMounted
+from syncer.errors import DataUnusable, MountpointUnusable, NotMounted
 
 FILE_SYSTEM_TYPE = "fuse.syncer"
 SOURCE_PREFIX = "syncer:"
+DETACH_S = 30.0
 LINKS_MAX = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""
 
@@ -93,6 +95,23 @@ def resolve(target: Path | None) -> Path:
     if not path.exists():
         raise DataUnusable(f"{target} does not exist", hint="name DATA, or a path inside a mount")
     raise NotMounted(f"{target} is neither DATA nor inside a mount", hint="name DATA, or mount it first")
+
+
+def detach(mountpoint: Path) -> None:
+    """Remove a mount whose process is dead. Raises: MountpointUnusable."""
+    # Lazy: a dead mount has nothing left to write, and a shell that stands in it must not keep it in the way.
+    outcome = subprocess.run(
+        ["fusermount3", "-u", "-z", "--", str(mountpoint)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=DETACH_S,
+        check=False,
+    )
+    if outcome.returncode:
+        raise MountpointUnusable(
+            f"{mountpoint} cannot be unmounted: {outcome.stderr.strip()}", hint=f"as root: `umount -l {mountpoint}`"
+        )
 
 
 def _only_mount() -> Path:

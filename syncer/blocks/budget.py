@@ -42,9 +42,17 @@ PAGE_BYTES = 4096
 
 class Budget:
     def __init__(
-        self, limit_bytes: int, meta: MetaStore, cache: BlockCache, dirty: DirtyFiles, retired: Retired
+        self,
+        limit_bytes: int,
+        meta: MetaStore,
+        cache: BlockCache,
+        dirty: DirtyFiles,
+        retired: Retired,
+        aside_bytes: int = 0,
     ) -> None:
+        """*aside_bytes*: what lies in DATA besides, and stays."""
         self.limit_bytes = limit_bytes
+        self._aside_bytes = aside_bytes
         self._meta = meta
         self._cache = cache
         self._dirty = dirty
@@ -87,7 +95,8 @@ class Budget:
 
     @property
     def used_bytes(self) -> int:
-        return self.clean_bytes + self.dirty_bytes + self._retired.total_bytes + self._metadata_bytes + self._held
+        store_bytes = self.clean_bytes + self.dirty_bytes + self._retired.total_bytes + self._metadata_bytes
+        return store_bytes + self._held + self._aside_bytes
 
     def _free(self, *, reading: bool = False) -> int:
         """Room for new bytes. Commits and checkpoints to come take room too, and nobody asks before they do."""

@@ -45,7 +45,7 @@ class BlockStore:
         self._unsynced: dict[BlockId, set[int]] = {}
         """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
         self._recover()
-        self.budget = Budget(budget_bytes, meta, self.cache, self.dirty, self.retired)
+        self.budget = Budget(budget_bytes, meta, self.cache, self.dirty, self.retired, _aside_bytes(data))
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
         meta.database.on_commit.append(self._retire_dropped)
 
@@ -222,3 +222,9 @@ class BlockStore:
         self.cache.close()
         self.dirty.close()
         self._background.close()
+
+
+def _aside_bytes(data: Path) -> int:
+    """What recoveries have put aside, until the user deletes it."""
+    files = (path for folder in data.glob("recovered-*") for path in folder.rglob("*"))
+    return sum(path.lstat().st_blocks * 512 for path in files)

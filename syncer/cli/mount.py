@@ -127,6 +127,8 @@ def mount(wish: "Wish", manner: Manner, announce: Callable[[str], None], *, fore
             if directory.fresh:
                 config.save(directory.config, plan.config)
             logfile.start(directory.log, manner.log_level or plan.config.log_level, warnings_to_stderr=foreground)
+            if plan.dead:
+                _clear_away(plan)
             line = _end_line(plan, _run(plan, manner, directory, ready))
             log.info("%s", line)
         except BaseException:
@@ -135,6 +137,22 @@ def mount(wish: "Wish", manner: Manner, announce: Callable[[str], None], *, fore
                     directory.discard()
             raise
     announce(line)  # after DATA is free: who reads it may mount again at once
+
+
+def _clear_away(plan: "Plan") -> None:
+    """Remove the mount that a dead process left on the mountpoint. We have the lock of its DATA: nobody serves it.
+
+    Raises: MountpointUnusable.
+    """
+    from syncer import mounts
+    from syncer.cli import preflight
+    from syncer.cli.text import printable
+
+    mounts.detach(plan.mountpoint)
+    line = printable(f"syncer: {plan.mountpoint} was still mounted by a syncer that has died; that is cleared away")
+    log.info("%s", line)
+    click.echo(line, err=True)  # stdout is for the line that says it is ready
+    preflight.check_mountpoint(plan.mountpoint)
 
 
 def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callable[[str], None]) -> "MountResult":

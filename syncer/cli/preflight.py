@@ -44,13 +44,15 @@ class Wish:
 class Plan:
     """A wish that was found possible: absolute paths without links, and the settings that will hold.
 
-    `stored` is what DATA/config.toml says now; None when there is none.
+    `stored` is what DATA/config.toml says now; None when there is none. `dead` says that a mount of this DATA whose
+    process has died is still on the mountpoint.
     """
 
     data: Path
     mountpoint: Path
     config: Config
     stored: Config | None
+    dead: bool
 
 
 def check(wish: Wish) -> Plan:
@@ -67,10 +69,11 @@ def check(wish: Wish) -> Plan:
     remote = _parse(settings.remote)
     if stored and condition is Condition.OURS and _parse(stored.remote) != remote:
         raise _wrong_remote(wish, stored.remote, settings.remote)
-    mountpoint = _check_mountpoint(wish.mountpoint)
+    dead = _is_dead_mount(wish.mountpoint, data)
+    mountpoint = mounts.locate(wish.mountpoint)[0] if dead else check_mountpoint(wish.mountpoint)
     _check_apart(data, mountpoint, remote)
     _check_fuse(wish.allow_other or "allow_other" in settings.mount_options)
-    return Plan(data=data, mountpoint=mountpoint, config=settings, stored=stored)
+    return Plan(data=data, mountpoint=mountpoint, config=settings, stored=stored, dead=dead)
 
 
 def _parse(remote: str) -> "Remote":
@@ -123,7 +126,13 @@ def _wrong_remote(wish: Wish, stored: str, wanted: str) -> WrongRepository:
     )
 
 
-def _check_mountpoint(path: Path) -> Path:
+def _is_dead_mount(path: Path, data: Path) -> bool:
+    """Whether *path* is where a mount of *data* was left by a process that has died."""
+    real, mount = mounts.locate(path)
+    return mount is not None and mount.mountpoint == real and mount.data == data and not datadir.is_locked(data)
+
+
+def check_mountpoint(path: Path) -> Path:
     """The real path of the mountpoint *path*. Nothing that may be mounted there is touched.
 
     Raises: MountpointUnusable.

@@ -1,6 +1,5 @@
 """`syncer umount`: end a mount cleanly, or clear away what a dead one left in the way."""
 
-import subprocess
 import time
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import click
 END_S = 180.0
 """A mount that ends may still publish a snapshot, which has its own network deadlines."""
 LOOK_EVERY_S = 0.05
-DETACH_S = 30.0
 
 
 @click.command("umount", short_help="End a mount.")
@@ -42,7 +40,7 @@ def command(target: Path | None, wait: bool) -> None:
         if not places:
             raise
         for place in places:
-            _detach(place)
+            mounts.detach(place)
         click.echo(
             printable(f"syncer: {places[0]} is unmounted; its process had died, DATA keeps what waits for upload")
         )
@@ -84,22 +82,3 @@ def _await_end(data: Path) -> None:
                 f"the mount of {data} has not ended within {END_S:g} s", hint=f"see {data / datadir.LOG}, and try again"
             )
         time.sleep(LOOK_EVERY_S)
-
-
-def _detach(mountpoint: Path) -> None:
-    """Remove a mount whose process is dead. Raises: MountpointUnusable."""
-    from syncer.errors import MountpointUnusable
-
-    # Lazy: a dead mount has nothing left to write, and a shell that stands in it must not keep it in the way.
-    outcome = subprocess.run(
-        ["fusermount3", "-u", "-z", "--", str(mountpoint)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=DETACH_S,
-        check=False,
-    )
-    if outcome.returncode:
-        raise MountpointUnusable(
-            f"{mountpoint} cannot be unmounted: {outcome.stderr.strip()}", hint=f"as root: `umount -l {mountpoint}`"
-        )

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import trio
+
 from syncer import disk
 from syncer.blocks.fetcher import RANGE_BYTES
 from syncer.blocks.sealer import Sealer
@@ -18,6 +20,7 @@ from syncer.blocks.store import NOTHING, BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.errors import BudgetExhausted
+from syncer.fs.eraser import Eraser
 from syncer.fs.handles import OpenFile
 from syncer.meta.extents import Extent
 from syncer.meta.inodes import Inode
@@ -47,6 +50,7 @@ class FileIO:
         tails: Tails,
         sealer: Sealer,
         durability: Durability,
+        eraser: Eraser,
         limits: Limits,
         commit: Callable[[], None],
     ) -> None:
@@ -56,6 +60,7 @@ class FileIO:
         self._tails = tails
         self._sealer = sealer
         self._durability = durability
+        self._eraser = eraser
         self._limits = limits
         self._commit = commit
         self.interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
@@ -180,6 +185,8 @@ class FileIO:
             if offset >= FILE_MAX_BYTES:
                 raise OSError(errno.EFBIG, "file too large")
             data = memoryview(data)[: FILE_MAX_BYTES - offset]
+        if number in self._meta.extents.cuts:
+            await self.may_grow(number, offset + len(data))
         if self._meta.database.is_commit_due() or not self._store.budget.fits(len(data)):
             await self.room(len(data), rows=offset + len(data) <= SMALL_BYTES)
         inode = self._meta.inodes.need(number)
@@ -217,6 +224,16 @@ class FileIO:
                 await self._store.budget.log_shortened(self._limits.write_deadline_s)
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
+
+    async def may_grow(self, number: int, size: int) -> None:
+        """Return when nothing is left of what was cut off the file, if it is about to grow to *size*.
+
+        It may grow before, too: all of that is then removed in one go, and everybody waits.
+        """
+        inode = self._meta.inodes.get(number)
+        if inode is not None and size > inode.size and number in self._meta.extents.cuts:
+            with trio.move_on_after(self._limits.write_deadline_s):
+                await self._eraser.removed(number)
 
     def settle(self) -> None:
         """Do what the last write has left for after its answer."""
@@ -288,6 +305,7 @@ class FileIO:
         if inode.content is not None and size > SMALL_BYTES:
             self._spill(inode)
         self._meta.extents.truncate(number, size, time.time_ns())
+        self._eraser.wake()
         self._tails.forget(number)
         self._sealer.note(number)
 
@@ -308,4 +326,4 @@ class FileIO:
         self._tails.forget(inode.number)
         self._sealer.forget(inode.number)
         self._promised.discard(inode.number)
-        self._meta.extents.erase(inode.number)
+        self._eraser.erase(inode)

@@ -75,6 +75,10 @@ class FileSystem:
         """
         await self.io.keep_up()
 
+    async def may_grow(self, number: int, size: int) -> None:
+        """Return when the size of the file may be set without everybody's having to wait; before what does it."""
+        await self.io.may_grow(number, size)
+
     # --- attributes ----------------------------------------------------------------------------------------------
 
     def getattr(self, number: int) -> Inode:

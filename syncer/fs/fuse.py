@@ -196,6 +196,8 @@ class Adapter(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        if fields.update_size:
+            await self._fs.may_grow(inode, attr.st_size)
         await self._fs.keep_up()
         changed = self._fs.setattr(
             inode,

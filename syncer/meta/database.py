@@ -10,9 +10,9 @@ import functools
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -37,6 +37,17 @@ RESERVE = "reserve"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+
+
+def decode_record(payload: bytes) -> tuple[int, Sequence[Any]]:
+    """(operation, arguments) of a record of the journal."""
+    operation, arguments = _decode(payload)
+    return operation, arguments
+
+
+def recover_command(data: Path) -> str:
+    """What a user runs when meta.db is lost."""
+    return f"`syncer recover {data} REMOTE`"
 
 
 def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:
@@ -119,7 +130,7 @@ class Database:
             self._open()
         except sqlite3.DatabaseError as error:
             self.connection.close()
-            raise LocalDamage(f"{path}: {error}") from error
+            raise LocalDamage(f"{path}: {error}", hint=f"rebuild it: {recover_command(path.parent)}") from error
         self._journal_folder = journal_folder
         self._replay: dict[int, Callable[..., object]] = {}
         self._tables: list[Table] = []
@@ -134,6 +145,8 @@ class Database:
         self._operations = 0
         self._mark = 0
         self.committed_position = self.state_integer("journal_position")
+        self.kept_bytes = 0
+        """As much of the journal stays although meta.db has it, if it then reaches back to the last snapshot."""
 
     def _open(self) -> None:
         execute = self.connection.execute
@@ -146,8 +159,7 @@ class Database:
         execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted, through the WAL
         execute("PRAGMA cache_size = -32768")
         execute("PRAGMA temp_store = MEMORY")
-        version = execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
-        if version is None or version[0] != schema.VERSION:
+        if schema.migrate(self.connection) != schema.VERSION:
             raise LocalDamage(
                 f"{self.path}: made by another version of syncer",
                 hint="use that version, or build DATA anew from the remote",
@@ -320,13 +332,25 @@ class Database:
         """
         replayed = 0
         for end, payload in read_records(self._journal_folder, position):
-            operation, arguments = _decode(payload)
+            operation, arguments = decode_record(payload)
             try:
                 self._replay[operation](*arguments)
             except (KeyError, TypeError, sqlite3.Error) as error:
-                raise LocalDamage(f"journal: the record before {end:#x} cannot be applied: {error!r}") from error
+                raise LocalDamage(
+                    f"journal: the record before {end:#x} cannot be applied: {error!r}",
+                    hint=f"rebuild meta.db: {recover_command(self.path.parent)}",
+                ) from error
             position, replayed = end, replayed + 1
         return position, replayed
+
+    def replay(self, operation: int, arguments: Sequence[Any]) -> None:
+        """Apply an operation without recording it: it is in a journal already, or nothing needs to be replayed."""
+        self.begin()
+        self._replay[operation](*arguments)
+
+    def forget_cached(self) -> None:
+        for table in self._tables:
+            table.forget_cached()
 
     def wipe(self) -> None:
         """Empty every table but what identifies the schema, and remember which cache files must go."""
@@ -340,8 +364,7 @@ class Database:
                 execute(f"DELETE FROM {table}")
         execute("UPDATE sums SET unique_bytes = 0, pack_bytes = 0")
         execute("DELETE FROM state WHERE key NOT IN ('schema', 'journal_position', 'next_dirty')")
-        for item in self._tables:
-            item.forget_cached()
+        self.forget_cached()
         self.commit()
 
     # --- durability ----------------------------------------------------------------------------------------------
@@ -423,9 +446,13 @@ class Database:
             return 0
 
     def discard_journal(self, position: int) -> None:
-        """Delete journal segments before *position*, which is committed, and durable in meta.db or its WAL."""
+        """Delete journal segments before *position*, which is committed, and durable in meta.db or its WAL.
+
+        What came after the last snapshot is left while it is not too much: without meta.db it is all there is.
+        """
         if self.journal is not None:
-            self.journal.discard(position)
+            marked = self.state_integer("marked_position")
+            self.journal.discard(marked if self.journal.end - marked <= self.kept_bytes else position)
 
     def reader(self) -> sqlite3.Connection:
         """A second connection for one thread; it sees commits only."""
@@ -435,10 +462,10 @@ class Database:
     def close(self) -> None:
         """Commit, checkpoint and close. Whatever fails here is replayed at the next start."""
         try:
+            self.set_state("open", 0)
             self.commit()
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            if self.journal is not None:
-                self.journal.discard(self.committed_position)
+            self.discard_journal(self.committed_position)
         except (OSError, sqlite3.Error) as error:
             log.warning("meta.db is not written back, and the journal kept: %s", error)
         finally:

@@ -43,6 +43,9 @@ class Extent:
         return Extent(start, end - start, self.source, self.source_offset + start - self.start)
 
 
+REMOVED_AT_ONCE = 512
+"""So many extents one operation removes while others wait: about 10 ms."""
+
 Piece = tuple[int, int, BlockId, bytes | int]
 """A sealed piece of a file: (start, length, block id, where its bytes are: themselves, to be kept as a row, or the
 number of the dirty file that holds just them and is to move into the cache)."""
@@ -56,6 +59,9 @@ class ExtentTable(Table):
         self._overlays = overlays
         self._next_dirty = database.state_integer("next_dirty") or 1
         self._gone: list[tuple[DirtyNumber, int]] = []
+        self.cuts: dict[int, int] = {}
+        """Inodes with extents that are still to be removed, from where on."""
+        self._load_cuts()
         self.dropped: list[DirtyNumber] = []
         """Dirty files that nothing refers to since the last commit; their owner deletes them and clears the list."""
         database.on_commit.append(self._report_dropped)
@@ -65,6 +71,14 @@ class ExtentTable(Table):
         number = DirtyNumber(self._next_dirty)
         self._next_dirty += 1
         return number
+
+    def _load_cuts(self) -> None:
+        self.cuts = dict(self.execute("SELECT inode, start FROM cuts").fetchall())
+
+    def skip_dirty(self, number: int) -> None:
+        """There is a dirty file of that number: new ones get higher ones."""
+        self.database.begin()
+        self._used_dirty(number)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -95,7 +109,9 @@ class ExtentTable(Table):
         return [dirty for dirty in self._overlays.of(number) if inode is None or dirty != inode.overlay]
 
     def _rows(self, number: int, start: int, end: int) -> list[Extent]:
-        """The rows that overlap [start, end), in order."""
+        """The rows that overlap [start, end), in order; not those that are cut off."""
+        if number in self.cuts:
+            end = min(end, self.cuts[number])
         rows = self.execute(
             "SELECT start, length, source, source_offset FROM extents WHERE inode = ?1 AND start < ?3 AND start >="
             " ifnull((SELECT start FROM extents WHERE inode = ?1 AND start <= ?2 ORDER BY start DESC LIMIT 1), 0)"
@@ -103,6 +119,17 @@ class ExtentTable(Table):
             (number, start, end),
         ).fetchall()
         return [Extent(*row) for row in rows if row[0] + row[1] > start]
+
+    def has_many(self, number: int, start: int = 0) -> bool:
+        """Whether more extents begin at *start* or beyond than one operation should remove."""
+        row = self.execute(
+            "SELECT 1 FROM extents WHERE inode = ? AND start >= ? LIMIT 1 OFFSET ?", (number, start, REMOVED_AT_ONCE)
+        ).fetchone()
+        return row is not None
+
+    def has_cut_files(self) -> bool:
+        """Whether a file that has a name has extents left that were cut off."""
+        return any(self._inodes.need(number).nlink for number in self.cuts)
 
     def last_end(self, number: int) -> int:
         """Where the last extent ends; 0 without one."""
@@ -221,6 +248,7 @@ class ExtentTable(Table):
 
     def _written(self, inode: Inode, end: int, now_ns: int) -> None:
         if end > inode.size:
+            self._finish_cut(inode.number)
             self._inodes.resize(inode, end)
         inode.mtime_ns = inode.ctime_ns = now_ns
         inode.epoch += 1
@@ -401,13 +429,60 @@ class ExtentTable(Table):
             assert inode.content is None
             self._finish_tail(inode)
             if size < inode.size:
-                self._clear(number, size, max(inode.size, self.last_end(number)))
+                self._cut_off(inode, size)
                 self._uncover(number, size, inode.size)
+            elif size > inode.size:
+                self._finish_cut(number)
             if not size and inode.overlay:
                 self._maybe_gone(inode.overlay, number)
                 inode.overlay = 0
         self._inodes.resize(inode, size)
         self._written(inode, size, now_ns)
+
+    def _cut_off(self, inode: Inode, size: int) -> None:
+        """Take what is beyond *size* out of the rows, or out of sight where that is much: `remove_cut` follows."""
+        number = inode.number
+        if not self.has_many(number, size):
+            self._clear(number, size, max(inode.size, self.last_end(number)))
+            self._forget_cut(number)
+            return
+        for extent in self._rows(number, size, size + 1):
+            if extent.start < size:
+                self._clear(number, size, extent.end)
+        for dirty in self._sources(number, size):
+            self._maybe_gone(dirty, number)
+        self.execute(
+            "DELETE FROM extents INDEXED BY extents_dirty WHERE inode = ? AND start >= ? AND source < 0", (number, size)
+        )
+        self.cuts[number] = size
+        self.execute("INSERT OR REPLACE INTO cuts VALUES (?, ?)", (number, size))
+
+    def _finish_cut(self, number: int) -> None:
+        """The file is about to grow: what was cut off must not come back."""
+        if number in self.cuts:
+            self.execute("DELETE FROM extents WHERE inode = ? AND start >= ?", (number, self.cuts[number]))
+            self._forget_cut(number)
+
+    def _forget_cut(self, number: int) -> None:
+        if self.cuts.pop(number, None) is not None:
+            self.execute("DELETE FROM cuts WHERE inode = ?", (number,))
+
+    @journaled(53)
+    def remove_cut(self, number: int, count: int) -> None:
+        """Remove the next *count* extents of what was cut off the file."""
+        if number not in self.cuts:
+            return
+        start = self.cuts[number]
+        following = self.execute(
+            "SELECT start FROM extents WHERE inode = ? AND start >= ? ORDER BY start LIMIT 1 OFFSET ?",
+            (number, start, count),
+        ).fetchone()
+        if following is None:
+            self._finish_cut(number)
+        else:
+            self.execute(
+                "DELETE FROM extents WHERE inode = ? AND start >= ? AND start < ?", (number, start, following[0])
+            )
 
     @journaled(52)
     def erase(self, number: int) -> None:
@@ -419,6 +494,7 @@ class ExtentTable(Table):
             self._maybe_gone(dirty, number)
         self._uncover(number, 0, max(inode.size, 1))
         self.execute("DELETE FROM extents WHERE inode = ?", (number,))
+        self._forget_cut(number)
         self._inodes.erase(inode)
 
     # --- commit --------------------------------------------------------------------------------------------------
@@ -446,6 +522,7 @@ class ExtentTable(Table):
 
     def forget_cached(self) -> None:
         self._gone.clear()
+        self._load_cuts()
 
 
 def _laid_over(parts: list[Extent], top: list[Extent]) -> list[Extent]:

@@ -199,6 +199,14 @@ class InodeTable(Table):
         """Inodes whose small content was changed since the last commit."""
         return [inode for inode in self._dirty.values() if inode.content_dirty and inode.content]
 
+    def changed_files(self) -> int:
+        """How many files and the like differ from the last snapshot. Complete only right after a commit."""
+        rows = self.execute(
+            "SELECT count(*) FROM changed c JOIN inodes i ON i.inode = c.inode"
+            " WHERE i.nlink > 0 AND i.mode & 61440 <> 16384"
+        )
+        return int(rows.fetchone()[0])
+
     def content_bytes(self) -> int:
         """Bytes of all small contents that are not sealed. Complete only right after a commit."""
         return int(self.execute("SELECT ifnull(sum(size), 0) FROM inodes WHERE content = 1").fetchone()[0])

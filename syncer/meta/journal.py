@@ -161,6 +161,11 @@ def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
             return
 
 
+def first_position(folder: Path) -> int | None:
+    """Where the oldest record begins; None without any segment."""
+    return min((_start_of(path) for path in folder.iterdir()), default=None)
+
+
 def _record_at(data: bytes, offset: int) -> bytes | None:
     """The payload of the record at *offset*, or None where no whole one stands."""
     if offset + _HEADER.size > len(data):

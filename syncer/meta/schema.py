@@ -6,7 +6,7 @@ hash. A *source* says where the bytes of an extent are: n > 0 is the block numbe
 
 import sqlite3
 
-VERSION = 2
+VERSION = 3
 
 ADDED = """
 -- Blocks of which the remote's copy is bad or gone, and of which there is no copy here.
@@ -48,6 +48,9 @@ CREATE TABLE extents(
     inode INTEGER, start INTEGER, length INTEGER NOT NULL, source INTEGER NOT NULL, source_offset INTEGER NOT NULL,
     PRIMARY KEY(inode, start)) WITHOUT ROWID;
 CREATE INDEX extents_dirty ON extents(inode, start) WHERE source < 0;
+-- Files cut off, or being erased, that had more extents than one operation removes: those from start on are in no file
+-- any more, and go a few at a time. INVARIANT: the file does not reach beyond start, and none of them is dirty.
+CREATE TABLE cuts(inode INTEGER PRIMARY KEY, start INTEGER NOT NULL);
 -- What an overlay holds of a region of its file, over the extents. bounds: begin and end of each range in turn, as an
 -- array of offsets in the region (msgpack). INVARIANT: of a region without a range there is no row.
 CREATE TABLE overlays(
@@ -124,6 +127,25 @@ CREATE TABLE snapshots(
     peer INTEGER, seq INTEGER, root BLOB NOT NULL, time_ns INTEGER NOT NULL, record BLOB NOT NULL,
     PRIMARY KEY(peer, seq)) WITHOUT ROWID;
 """
+
+
+_STEPS = {
+    2: "CREATE TABLE cuts(inode INTEGER PRIMARY KEY, start INTEGER NOT NULL)",
+}
+"""What makes the next version of each one that is still opened."""
+
+
+def migrate(connection: sqlite3.Connection) -> int:
+    """Bring the tables up to VERSION where that is known how; returns the version they have then, 0 without one."""
+    row = connection.execute("SELECT value FROM state WHERE key = 'schema'").fetchone()
+    version = int(row[0]) if row else 0
+    while version in _STEPS:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(_STEPS[version])
+        version += 1
+        connection.execute("UPDATE state SET value = ? WHERE key = 'schema'", (version,))
+        connection.execute("COMMIT")
+    return version
 
 
 def create(connection: sqlite3.Connection) -> None:

@@ -89,6 +89,10 @@ class SnapshotTable(Table):
         self.database.set_state("generation", closed + 1)
         return closed
 
+    @journaled(62)
+    def mark(self, generation: int) -> None:
+        """The next snapshot shows the moment of this record: from here on a recovery replays. Changes nothing."""
+
     @journaled(61)
     def learn(self, peer: PeerId, seq: int, root: TreeId, time_ns: int, record: bytes) -> None:
         """A snapshot is on the remote, and the live tree goes back to it."""

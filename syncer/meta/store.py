@@ -7,9 +7,10 @@ ATOMIC: a journaled method and the checks before it run without an await, so no 
 import time
 from pathlib import Path
 
+from syncer.errors import LocalDamage
 from syncer.meta.blocktable import BlockTable
 from syncer.meta.damage import DamageTable
-from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database
+from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database, recover_command
 from syncer.meta.extents import ExtentTable
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
@@ -29,6 +30,7 @@ class MetaStore:
     """
 
     def __init__(self, data: Path) -> None:
+        _check_whole(data)
         self.database = Database(data / "meta.db", data / "journal")
         self.inodes = self.database.add(InodeTable(self.database))
         self.names = self.database.add(NamespaceTable(self.database, self.inodes))
@@ -37,7 +39,10 @@ class MetaStore:
         self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks, self.overlays))
         self.snapshots = self.database.add(SnapshotTable(self.database, self.inodes, self.names))
         self.damage = self.database.add(DamageTable(self.database, self.inodes, self.names, self.blocks))
+        self.crashed = bool(self.database.state_integer("open"))
+        """Whether the last run did not end cleanly."""
         self.replayed = self.database.recover()
+        self.database.set_state("open", 1)
         self.peer = PeerId(self.database.state_integer("peer"))
         self._next_inode = self._first_free_inode()
         self.reserve_inodes()
@@ -87,8 +92,23 @@ class MetaStore:
         self._next_inode = self._first_free_inode()
         self.commit()
 
+    def forget_cached(self) -> None:
+        """The tables were changed behind the methods: keep nothing of them in memory."""
+        self.database.forget_cached()
+
     def commit(self) -> None:
         self.database.commit()
 
     def close(self) -> None:
         self.database.close()
+
+
+def _check_whole(data: Path) -> None:
+    """Raises: LocalDamage: meta.db is gone although files of it are there: a new one would know nothing of them."""
+    if (data / "recovering" / "done").exists():
+        raise LocalDamage(f"{data}: its recovery was interrupted", hint=f"let it finish: {recover_command(data)}")
+    if (data / "meta.db").exists():
+        return
+    kept = [*(data / "journal").glob("*"), *(data / "dirty").glob("*"), *(data / "cache").glob("??/*")]
+    if kept:
+        raise LocalDamage(f"{data / 'meta.db'} is gone", hint=f"rebuild it: {recover_command(data)}")

@@ -78,6 +78,8 @@ class Publisher:
         """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
         self.catch_up: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited after that: returns when the WAL has started over."""
+        self.removed: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Awaited before: returns when no file has extents left that were cut off."""
         self.on_refused: Callable[[], None] = lambda: None
         """Called when another machine writes by now: nothing more may change here."""
         head = meta.snapshots.head()
@@ -136,13 +138,19 @@ class Publisher:
 
     async def _publish(self, reason: str, released: bool, progress: Progress) -> None:
         await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
-        await self._sealer.seal_everything()
+        while True:
+            await self.removed()
+            await self._sealer.seal_everything()
+            if not self._meta.extents.has_cut_files():
+                break
         # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
         self._meta.commit()
         if self._is_published(released):
             return
         generation = self._meta.snapshots.begin_generation()
+        self._meta.snapshots.mark(generation)
         self._meta.commit()
+        marked = self._meta.database.committed_position
         newest = self._meta.blocks.held_up_to = self._meta.blocks.newest()
         reader = TreeReader(self._meta.database)
         self._uploader.wake()
@@ -156,6 +164,7 @@ class Publisher:
         await self._publish_index()
         await self._publish_snapshot(reason, released, planted, time_ns)
         self._meta.snapshots.published(generation, planted.trees, planted.extents)
+        self._meta.database.set_state("marked_position", marked)
         self._keep_nodes(planted)
         self.released = released
 

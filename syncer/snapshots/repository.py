@@ -192,7 +192,7 @@ async def check_writer(meta: MetaStore, backend: Backend) -> str | None:
 
 async def _join_existing(meta: MetaStore, backend: Backend, peers: list[PeerRecord], wish: Wish) -> Membership:
     writer = current_writer(peers)
-    snapshot = None if writer is None else await _newest_of(backend, peers, writer)
+    snapshot = None if writer is None else await newest_of(backend, peers, writer)
     if snapshot is None:
         meta.ensure_root(wish.uid, wish.gid)
     else:
@@ -232,7 +232,7 @@ def _is_released(writer: PeerRecord, snapshot: SnapshotRecord | None) -> bool:
     return snapshot is not None and snapshot.released and snapshot.peer == writer.peer
 
 
-async def _newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerRecord) -> SnapshotRecord | None:
+async def newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerRecord) -> SnapshotRecord | None:
     """The snapshot the repository is at: the writer's newest, or the one it began with. None when there is none.
 
     A writer that published nothing may have followed one that published nothing either, and so on.

@@ -56,9 +56,7 @@ def test_a_disk_filled_by_others(place: Path, remote_of: MakeRemote) -> None:
     with ext4_disk(place) as disk:
         remote = remote_of("folder")
         with Mount(place, remote.url, 200, data=disk / "data", network_deadline_s=DEADLINE_S) as mount:
-            mount.expected_warnings = (
-                r" (WARNING|ERROR) syncer\..*(full|No space|no room|budget|not at|is gone)"
-            )
+            mount.expected_warnings = r" (WARNING|ERROR) syncer\..*(full|No space|no room|budget|not at|is gone)"
             mount.start()
             with remote.outage("stopped"):
                 written = write_until_full(mount.path, disk / "others")

@@ -226,10 +226,20 @@ def test_the_state_survives_a_killed_process(place: Path) -> None:
         (place / "mnt" / "x").write_bytes(b"written")
         mount.process.kill()
         wait_until(lambda: not datadir.is_locked(place / "data"), "the lock is free")
-        outcome = syncer(place / "data", place / "mnt")
-        assert outcome.returncode == 5
-        assert "syncer that has died" in outcome.stderr
-        assert syncer("umount", place / "mnt").returncode == 0
+        with foreground(place / "data", place / "mnt", mountpoint=place / "mnt") as again:
+            assert "; recovered after a crash: " in again.ready and " replayed, " in again.ready
+            assert (place / "mnt" / "x").read_bytes() == b"written"
+            again.process.send_signal(signal.SIGTERM)
+            assert " is unmounted; " in again.rest("was still mounted by a syncer that has died; that is cleared away")
     with foreground(place / "data", place / "mnt", mountpoint=place / "mnt") as mount:
-        assert (place / "mnt" / "x").read_bytes() == b"written"
+        assert "recovered" not in mount.ready, "after a clean end nothing is said"
         mount.end()
+
+
+def test_a_dead_mount_of_another_data_is_left_alone(place: Path) -> None:
+    with foreground(*first_time(place), mountpoint=place / "mnt") as mount:
+        mount.process.kill()
+        wait_until(lambda: not datadir.is_locked(place / "data"), "the lock is free")
+        outcome = syncer(place / "other", place / "blobs", place / "mnt", 100)
+        assert outcome.returncode == 5
+        assert "still mounted by a syncer that has died; `syncer umount" in outcome.stderr

@@ -24,7 +24,10 @@ moves = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 30), st.intege
 
 @contextmanager
 def new_store() -> Iterator[tuple[Path, MetaStore]]:
+    """With so few extents at once that a file of a test has many."""
     folder = fast_folder()
+    small = mock.patch("syncer.meta.extents.REMOVED_AT_ONCE", 1)
+    small.start()
     meta = MetaStore(make_data(folder / "data"))
     try:
         meta.become(PeerId(1))
@@ -33,6 +36,7 @@ def new_store() -> Iterator[tuple[Path, MetaStore]]:
         yield folder, meta
     finally:
         meta.close()
+        small.stop()
         shutil.rmtree(folder)
 
 

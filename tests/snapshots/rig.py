@@ -306,7 +306,7 @@ async def built_from(remote: MemoryBackend, data: Path) -> Picture:
 
 def same(one: Picture, other: Picture) -> None:
     """Assert that two pictures are equal, naming the first paths that differ."""
-    assert one.keys() == other.keys()
+    assert one.keys() == other.keys(), (sorted(one.keys() - other.keys()), sorted(other.keys() - one.keys()))
     different = [path for path in one if one[path] != other[path]]
     assert not different, [(path, one[path].attributes, other[path].attributes) for path in different[:3]]
 

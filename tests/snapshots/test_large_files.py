@@ -27,6 +27,7 @@ from syncer.snapshots.tree import build_directory, update_directory
 from syncer.values import ROOT_INODE, TreeId
 from tests.snapshots.rig import ME, Peer, Remote, built_from, opened, publish_until_gone, same
 from tests.support.core_scale import small_scale
+from tests.support.core_world import eventually
 
 MIB = 1 << 20
 MANY = 20_000
@@ -284,6 +285,7 @@ async def test_every_publication_makes_the_tree_that_is_built_from_scratch(
         assert len(updated) > 5, "trees are made from those before"
         for name in [path[1:] for path in expected if path]:
             peer.file_system.unlink(ROOT_INODE, name)
+        await eventually(lambda: not peer.meta.extents.cuts)
         await peer.publish()
         assert remote.root() == from_scratch(tmp_path / "copy.db")
         rows = peer.meta.database.connection.execute("SELECT inode FROM trees UNION SELECT inode FROM changed_extents")

@@ -54,7 +54,8 @@ def _check_names(meta: MetaStore, in_use: set[int]) -> None:
     modes = dict(_rows(meta, "SELECT inode, mode FROM inodes"))
     links = dict(_rows(meta, "SELECT inode, nlink FROM inodes"))
     orphans = {number for number, nlink in links.items() if not nlink}
-    assert orphans == in_use, f"orphans {orphans}, in use {in_use}"
+    erased = set(meta.extents.cuts)  # by and by
+    assert orphans - erased == in_use - erased, f"orphans {orphans}, in use {in_use}"
     names: Counter[int] = Counter()
     subdirectories: Counter[int] = Counter()
     for parent, number in _rows(meta, "SELECT parent, inode FROM dentries"):
@@ -97,11 +98,16 @@ def _check_forms(meta: MetaStore) -> None:
 def _check_extents(meta: MetaStore) -> None:
     sizes = {row[0]: row[1:] for row in _rows(meta, "SELECT inode, size, tail, tail_start FROM inodes")}
     blocks = dict(_rows(meta, "SELECT number, size FROM blocks"))
+    assert meta.extents.cuts == dict(_rows(meta, "SELECT inode, start FROM cuts"))
+    assert all(sizes[number][0] <= start for number, start in meta.extents.cuts.items()), meta.extents.cuts
     position, last = 0, 0
     for number, start, length, source, offset in _rows(
         meta, "SELECT inode, start, length, source, source_offset FROM extents ORDER BY inode, start"
     ):
         what = f"inode {number}: extent {start}+{length} from {source}+{offset}"
+        if start >= meta.extents.cuts.get(number, start + 1):
+            assert source > 0, f"{what} is cut off, and dirty"
+            continue
         size, tail, tail_start = sizes[number]
         assert length > 0 and offset >= 0 and source, what
         assert last != number or start >= position, f"{what} overlaps"

@@ -234,6 +234,11 @@ class Moves:
         if inode is not None:
             self._meta.extents.truncate(inode.number, b * 500, self._now)
 
+    def remove_cut(self, a: int, b: int) -> None:
+        cuts = list(self._meta.extents.cuts)
+        if cuts:
+            self._meta.extents.remove_cut(cuts[a % len(cuts)], 1 + b % 2)
+
     # --- blocks and snapshots ------------------------------------------------------------------------------------
 
     def stored(self, a: int, b: int) -> None:
@@ -283,6 +288,7 @@ class Moves:
 
     def snapshot(self, a: int, b: int) -> None:
         seq = self._meta.snapshots.next_seq("snapshot")
+        self._meta.snapshots.mark(self._meta.inodes.generation)
         self._meta.snapshots.take_seq("snapshot", seq)
         self._meta.snapshots.learn(PeerId(1), seq, TreeId(identity(f"root {seq}")), self._now, b"record")
 

@@ -29,6 +29,7 @@ _SMALL_SIZES = {
     "SEGMENT_BYTES": 8 * 1024,
     "KEPT_TAILS": 2,
     "OPEN_FILES": 3,
+    "REMOVED_AT_ONCE": 2,
 }
 
 
