@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-COMMANDS = ("mount", "umount", "flush", "status")
+COMMANDS = ("mount", "umount", "flush", "status", "check")
 OWN_OPTIONS = ("-h", "--help", "--version")
 
 

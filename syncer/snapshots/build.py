@@ -37,7 +37,7 @@ async def learn_packs(meta: MetaStore, backend: Backend) -> None:
     """
     importer = Importer(meta.database)
     keys = [info.key async for info in backend.list("index/") if parse_seq_key(info.key) is not None]
-    for key in sorted(keys):
+    for key in sorted(keys, reverse=True):  # what was stored again, because it had been lost, is in the newer place
         record = decode(await backend.get(key), IndexRecord)
         if (record.peer, record.seq) != parse_seq_key(key):
             raise ObjectCorrupt(f"{key} is another index")
