@@ -28,7 +28,7 @@ from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory
 from syncer.disk import allow_open_files, sync_file_system, tune_allocator
 from syncer.engine import Engine, Settings
-from syncer.errors import DataUnusable, DeadlinePassed, FuseUnavailable, WrongRepository
+from syncer.errors import DataUnusable, DeadlinePassed, FuseUnavailable, WrongRepository, alone
 from syncer.fs import device, fuse
 from syncer.meta.store import MetaStore
 from syncer.snapshots import recovery
@@ -85,10 +85,7 @@ def _run(function: Callable[[], Awaitable[R]]) -> R:
     try:
         return trio.run(function, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None
+        raise alone(group) from None
 
 
 async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], None]) -> MountResult:
@@ -213,7 +210,7 @@ async def _opened(
         read_ahead_bytes=config.read_ahead_bytes,
         compression_level=config.compression_level,
     )
-    async with _backend(config) as backend:
+    async with backend_of(config) as backend:
         meta = MetaStore(data)
         try:
             wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
@@ -231,7 +228,8 @@ async def _opened(
 
 
 @contextlib.asynccontextmanager
-async def _backend(config: Config) -> AsyncIterator[Backend]:
+async def backend_of(config: Config) -> AsyncIterator[Backend]:
+    """The remote of *config*, with retries and deadlines."""
     password_file = Path(config.password_file) if config.password_file else None
     inner = open_backend(config.remote, password_file=password_file)
     async with RetryingBackend(inner, total_s=config.network_deadline_s) as backend:
@@ -284,7 +282,7 @@ def offline_status(data: Path, config: Config) -> Status:
         _need_database(data)
         meta, idle = MetaStore(data), Settings(budget_bytes=config.budget_bytes)
         async with (
-            _backend(config) as backend,
+            backend_of(config) as backend,
             Engine.open(data, meta, backend, idle, read_only=True) as engine,
         ):
             return status_of(engine, config, None)
@@ -315,7 +313,7 @@ def recover(data: Path, config: Config, *, force: bool, say: Callable[[str], Non
     """
 
     async def rebuild() -> recovery.Summary:
-        async with _backend(config) as backend:
+        async with backend_of(config) as backend:
             return await recovery.recover(data, backend, force=force, uid=os.getuid(), gid=os.getgid(), say=say)
 
     tune_allocator()

@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -28,9 +29,12 @@ SOCKET = "control.sock"
 LOG = "log"
 RESERVE = "reserve"
 PEER = "peer"
+VERIFIED = "verified"
+"""What an unfinished check of the remote's bytes has read (snapshots/verified.py)."""
 STORE = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", RESERVE, SOCKET})
 """Files of the live file system; with a folder that holds something, they show that DATA has been in use."""
-KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, PEER, f"{CONFIG}.new", LOG, *(f"{LOG}.{n}" for n in range(1, LOG_FILES))}
+_LOGS = (LOG, *(f"{LOG}.{number}" for number in range(1, LOG_FILES)))
+KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, f"{CONFIG}.new", PEER, VERIFIED, *_LOGS}
 FOREIGN = frozenset({"lost+found"})
 """What an otherwise empty folder may hold: the root of a fresh ext4 file system does."""
 
@@ -94,6 +98,25 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+@contextlib.contextmanager
+def kept_still(path: Path) -> Iterator[None]:
+    """Keep everybody who would change the DATA directory *path* out while the body runs, and change nothing in it.
+
+    Raises: DataUnusable; DataInUse: somebody is in already.
+    """
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise in_use(path) from None
+    finally:
+        os.close(descriptor)
 
 
 def lock_pid(path: Path) -> int | None:

@@ -142,3 +142,10 @@ class BudgetExhausted(SyncerError):
     exit_code = 31
     retry = True
     default_hint = "wait for uploads, or give the mount more MB"
+
+
+def alone(error: BaseException) -> BaseException:
+    """*error*, or what was alone in the groups that nurseries make of it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -12,7 +12,7 @@ import click
 
 from syncer.cli import logfile
 from syncer.cli.text import printable
-from syncer.errors import SyncerError
+from syncer.errors import SyncerError, alone
 
 UNEXPECTED = 1
 INTERRUPTED = 130
@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 
 def describe(error: BaseException) -> tuple[str, int]:
     """The line (without an end of line) and the exit code for *error*; logs it when it is unexpected."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]  # a nursery wraps what one task of it raised
+    error = alone(error)
     match error:
         case SyncerError():
             return _line(str(error), error.hint), error.exit_code

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-COMMANDS = ("mount", "umount", "flush", "status", "recover")
+COMMANDS = ("mount", "umount", "flush", "status", "check", "recover")
 OWN_OPTIONS = ("-h", "--help", "--version")
 
 

@@ -54,7 +54,9 @@ class DamageTable(Table):
     def try_again(self) -> None:
         """At a start: what could not be read here may be readable now, and is found again if not. Not journaled."""
         self.database.begin()
-        self.execute("DELETE FROM damaged WHERE number IN (SELECT number FROM blocks WHERE cached > 0)")
+        self.execute(
+            "DELETE FROM damaged WHERE EXISTS (SELECT 1 FROM blocks b WHERE b.number = damaged.number AND b.cached > 0)"
+        )
         self._blocks.any_damaged = self.execute("SELECT 1 FROM damaged LIMIT 1").fetchone() is not None
 
     def numbers(self) -> set[int]:

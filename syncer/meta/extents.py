@@ -467,7 +467,7 @@ class ExtentTable(Table):
         if self.cuts.pop(number, None) is not None:
             self.execute("DELETE FROM cuts WHERE inode = ?", (number,))
 
-    @journaled(53)
+    @journaled(55)
     def remove_cut(self, number: int, count: int) -> None:
         """Remove the next *count* extents of what was cut off the file."""
         if number not in self.cuts:

@@ -19,8 +19,8 @@ Record = tuple[int, Sequence[Any]]
 """(operation, arguments)."""
 
 _CREATE_ROOT, _STORED, _TAKE_SEQ, _MARK = 11, 30, 60, 62
-_PASSED_OVER = frozenset({32, 33, 61, _MARK})
-"""What is cached here is found out by looking, and which snapshot this is about is known."""
+_PASSED_OVER = frozenset({32, 33, 61, _MARK, 71, 72})
+"""What is cached here, and whether it is sound, is found out by looking, and which snapshot this is about is known."""
 AT_ONCE = 256
 
 
@@ -62,7 +62,7 @@ class Replayer:
             **{40: self._may_write_content, 41: self._may_spill, 42: self._may_seal_content},
             **{43: self._may_unseal_content, 44: self._may_append, 45: self._may_cut, 46: self._in_extents},
             **{47: self._may_overlay, 48: self._in_extents, 49: self._may_seal, 51: self._may_truncate},
-            **{52: self._may_erase, 53: self._known},
+            **{52: self._may_erase, 53: self._in_extents, 54: self._in_extents, 55: self._known, 70: self._always},
         }
 
     def replay(self, found: Iterable[Record]) -> None:

@@ -71,7 +71,7 @@ def test_a_newer_overlay_stays_when_what_is_below_it_is_sealed(meta: MetaStore) 
 @pytest.mark.parametrize("seed", range(10))
 def test_overlays_over_each_other_against_bytes(meta: MetaStore, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Each byte says which dirty file has it; ranges of the file are written, frozen and cut off at random."""
-    for module in ("syncer.meta.overlays", "syncer.meta.extents", "tests.support.core_check"):
+    for module in ("syncer.meta.overlays", "syncer.meta.extents", "syncer.meta.tablecheck", "tests.support.core_check"):
         monkeypatch.setattr(f"{module}.REGION_BYTES", 64)
     chance = random.Random(seed)
     size = 4 * 64

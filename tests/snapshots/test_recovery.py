@@ -237,7 +237,7 @@ async def test_without_the_remote_nothing_is_done(tmp_path: Path) -> None:
     with pytest.raises(WrongRepository, match="another repository"):
         await rebuilt(tmp_path / "data", remote)
     names = {path.name for path in (tmp_path / "data").iterdir()}
-    assert names == {"cache", "dirty", "journal", "lock", "peer"}
+    assert names == {"cache", "dirty", "journal", "lock", "peer", "reserve"}
 
 
 def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:

@@ -256,11 +256,19 @@ class Mount:
 
     def kill(self) -> None:
         """SIGKILL, as a crash; then clear the dead mount away as a user does."""
+        self.kill_process()
+        self.clear()
+
+    def kill_process(self) -> None:
+        """SIGKILL; the dead mount stays in the way."""
         pid = self.pid
         self._end_watch()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not datadir.is_locked(self.data), "the killed mount has let go of DATA")
         self._reap()
+
+    def clear(self) -> None:
+        """Remove the mount of a dead process, as a user does."""
         self.run("umount", self.path)
 
     def crashed(self) -> None:

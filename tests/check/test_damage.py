@@ -1,0 +1,43 @@
+"""Each kind of damage, made by hand: `check` finds just that, repair mends it, and the rest is as it was."""
+
+import os
+
+import pytest
+
+from syncer.meta import rules
+from tests.check.damages import LOCAL, Case
+from tests.support.check_world import CheckWorld
+from tests.support.picture import picture
+
+LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
+SHORT_STEP = 6
+"""In the short form every so many cases are followed until all is on the remote."""
+
+
+@pytest.mark.parametrize("case", LOCAL, ids=lambda case: case.name)
+def test_damage_is_found_and_mended(world: CheckWorld, case: Case) -> None:
+    case.damage(world)
+    before = picture(world.data)
+    report = world.check(percent=case.percent)
+    assert picture(world.data) == before, "looking changed something"
+    assert {finding.code for finding in report.found} == set(case.codes), report.found
+    assert report.left == report.found
+
+    mended = world.check(percent=case.percent, repair=True, remote=case.name == "no pack")
+    assert not mended.left, mended.left
+    assert mended.found
+    if not LONG and LOCAL.index(case) % SHORT_STEP:
+        return
+    again = world.check(percent=100.0)
+    assert not again.found, again.found
+
+    shown = world.read()
+    wrong = {path for path, held in world.files.items() if shown.get(path) != held}
+    assert wrong <= set(case.suffer)
+    after = world.check(percent=100.0, remote=True)
+    assert not after.found, after.found
+
+
+def test_each_rule_has_its_damage() -> None:
+    known = {rule.code for rule in (*rules.NAMESPACE, *rules.CONTENT, *rules.BLOCKS, *rules.FILES)}
+    assert known <= {code for case in LOCAL for code in case.codes}
