@@ -225,6 +225,7 @@ class BlockStore:
 
 
 def _aside_bytes(data: Path) -> int:
-    """What recoveries have put aside, until the user deletes it."""
-    files = (path for folder in data.glob("recovered-*") for path in folder.rglob("*"))
+    """What recoveries and repairs have put aside, until the user deletes it."""
+    folders = [*data.glob("recovered-*"), data / "lost+found"]
+    files = (path for folder in folders for path in folder.rglob("*"))
     return sum(path.lstat().st_blocks * 512 for path in files)
