@@ -54,6 +54,7 @@ class MountRequest:
     read_only: bool = False
     allow_other: bool = False
     writeback: bool = False
+    sync_remote: bool = False
     mount_options: tuple[str, ...] = ()
     take_over: bool = False
 
@@ -123,6 +124,8 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
     adapter = fuse.Adapter(engine.file_system, waiter.interrupts, writeback=request.writeback)
+    if request.sync_remote:
+        adapter.flush_remote = engine.flush
     try:
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:

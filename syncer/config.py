@@ -21,9 +21,10 @@ from syncer.values import BUDGET_MIN_BYTES
 MOUNT_OPTIONS = (
     *("allow_other", "async", "atime", "auto_unmount", "default_permissions", "dev", "dirsync", "exec"),
     *("noatime", "nodev", "noexec", "nosuid", "ro", "rw", "suid", "sync", "writeback"),
+    *("sync=local", "sync=remote"),
 )
-"""What libfuse takes of mount.fuse3(8) and makes sense here, and `writeback`. Any other word would end the mount after
-it has begun."""
+"""What libfuse takes of mount.fuse3(8) and makes sense here, and what is our own: `writeback`, and what an fsync waits
+for. Any other word would end the mount after it has begun."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 

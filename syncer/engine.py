@@ -289,7 +289,11 @@ class Engine:
     # --- the promise of the remote -------------------------------------------------------------------------------
 
     async def flush(
-        self, progress: Callable[[int, int], None], timeout_s: float | None = None, *, released: bool = False
+        self,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        timeout_s: float | None = None,
+        *,
+        released: bool = False,
     ) -> None:
         """Return when everything written before is on the remote, in a snapshot. *progress*: (done, total) bytes.
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-OWN_OPTIONS = ("ro", "rw", "allow_other", "writeback")
+SYNC = "sync="
+OWN_OPTIONS = ("ro", "rw", "allow_other", "writeback", f"{SYNC}local", f"{SYNC}remote")
 """Mount options that are not simply passed on."""
 
 
@@ -41,6 +42,9 @@ class Manner:
 @click.option("--read-only", is_flag=True, help="Refuse every change.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, as far as the files' modes allow.")
 @click.option("--writeback", is_flag=True, help="Let the kernel collect small writes: faster, less safe.")
+@click.option(
+    "--sync", type=click.Choice(["local", "remote"]), help="What an fsync waits for: this disk (the default), or both."
+)
 @click.option("-o", "options", multiple=True, metavar="OPTION[,...]", help="Mount options: noatime, nodev, ro, ...")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Take the settings from FILE."
@@ -57,6 +61,7 @@ def command(
     read_only: bool,
     allow_other: bool,
     writeback: bool,
+    sync: str | None,
     options: tuple[str, ...],
     config_file: Path | None,
     take_over: bool,
@@ -74,6 +79,9 @@ def command(
     With --writeback (or -o writeback) programs that write in small pieces are several times faster, but what they have
     written and not yet made safe with fsync, up to half a minute of it, is lost when syncer is killed.
 
+    With --sync=remote (or -o sync=remote) an fsync returns when what was written is on the remote as well, in a
+    snapshot, or fails when the remote will not take it.
+
     Ctrl-C, SIGTERM, `syncer umount` and `fusermount3 -u` end the mount cleanly. What is not uploaded by then stays
     in DATA and goes up next time.
 
@@ -87,7 +95,7 @@ def command(
     from syncer.cli import background as daemon
 
     flags = {"allow_other": allow_other, "ro": read_only, "writeback": writeback}
-    words = [*_words(options), *(word for word, given in flags.items() if given)]
+    words = [*_words(options), *(word for word, given in flags.items() if given), *([SYNC + sync] if sync else [])]
     wish = _wish(places, config_file, "allow_other" in words)
     manner = Manner(
         options=tuple(words),
@@ -164,6 +172,7 @@ def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callab
         mountpoint=plan.mountpoint,
         config=plan.config,
         read_only=[word for word in ("rw", *words) if word in ("ro", "rw")][-1] == "ro",
+        sync_remote=[word for word in (f"{SYNC}local", *words) if word.startswith(SYNC)][-1] == f"{SYNC}remote",
         allow_other="allow_other" in words,
         writeback="writeback" in words,
         mount_options=tuple(dict.fromkeys(word for word in words if word not in OWN_OPTIONS)),

@@ -2,7 +2,7 @@
 
 import errno
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -78,6 +78,8 @@ class Adapter(pyfuse3.Operations):
         self.enable_writeback_cache = writeback
         self.writing = 0
         """How many writes are being served."""
+        self.flush_remote: Callable[[], Awaitable[None]] | None = None
+        """What an fsync waits for as well, where that is wanted."""
         self._fs = file_system
         self._interrupts = interrupts
         file_system.io.interruptible = interrupts.heard
@@ -274,13 +276,20 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def fsync(self, fh: int, datasync: bool) -> None:
-        with self._interrupts.deaf():
-            await self._fs.fsync(fh)
+        await self._synced(self._fs.fsync(fh))
 
     @mapped
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        with self._interrupts.deaf():
-            await self._fs.fsync_directory(fh)
+        await self._synced(self._fs.fsync_directory(fh))
+
+    async def _synced(self, local: Awaitable[None]) -> None:
+        if self.flush_remote is None:
+            with self._interrupts.deaf():
+                await local
+            return
+        with self._interrupts.heard():
+            await local
+            await self.flush_remote()
 
     async def release(self, fh: int) -> None:
         self._fs.release(fh)
