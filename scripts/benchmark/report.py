@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scripts.benchmark.requirements import JUICEFS_ON_S3, PEERS, Verdict, judge
+from scripts.benchmark.requirements import PEERS, Verdict, judge
 from scripts.benchmark.results import Cell, Report, Table
 from scripts.benchmark.rows import Row
 
@@ -10,7 +10,7 @@ BEGIN = "<!-- figures: written by scripts/bench, from here -->"
 END = "<!-- figures: to here -->"
 NOT_MEASURED = "-"
 LEGEND = "`*` the time cap ended it; `FAILED`: the JSON file says why; `-` not measured. Bold: the best of the rivals."
-RIVALS = ("syncer", "syncer-writeback", *PEERS, *JUICEFS_ON_S3)
+RIVALS = ("syncer", "syncer-writeback", *PEERS, "juicefs-s3", "juicefs-s3-writeback")
 """The columns that do the same job, of which one is the best."""
 
 

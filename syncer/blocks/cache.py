@@ -4,6 +4,7 @@ Owned by the BlockStore; nothing else touches the folder. Methods are synchronou
 so each is atomic to other tasks; `write_temporary` and `read_file` may run in threads.
 """
 
+import contextlib
 import logging
 import os
 import resource
@@ -247,6 +248,17 @@ class BlockCache:
         descriptor = self._files.pop(number, None)
         if descriptor is not None:
             os.close(descriptor)
+
+    def sweep(self) -> None:
+        """After a power cut: delete the files that no row speaks of, which would take room that nobody counts."""
+        for byte in range(256):
+            folder = self._folder / f"{byte:02x}"
+            known = {block_id.hex() for block_id in self._meta.blocks.cached_files(byte)}
+            for name in os.listdir(folder):
+                if name not in known:
+                    log.info("cache file %s is of no use any more", name)
+                    with contextlib.suppress(OSError):  # no file of ours
+                        (folder / name).unlink()
 
     def delete_files(self, block_ids: Sequence[BlockId]) -> None:
         """Unlink cache files whose deletion is recorded."""

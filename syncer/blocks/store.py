@@ -58,6 +58,8 @@ class BlockStore:
             self._sync_again()
         else:
             mend_losses(self.meta, self.dirty, self.cache)
+            if self.meta.crashed:
+                self.cache.sweep()
             database.set_state(BOOT, boot)
             self.meta.commit()
             database.sync()  # before anything is deleted

@@ -113,6 +113,14 @@ class BlockTable(Table):
         rows = self.execute("SELECT number, id, size, cached, NULL, 0, 0 FROM blocks WHERE pack IS NULL AND cached = 1")
         return [self._block(row) for row in rows.fetchall()]
 
+    def cached_files(self, first: int) -> set[bytes]:
+        """The ids that begin with the byte *first* of the blocks that are cache files."""
+        rows = self.execute(
+            "SELECT id FROM blocks WHERE cached = 1 AND id BETWEEN ? AND ?",
+            (bytes([first]), bytes([first]) + b"\xff" * 32),
+        )
+        return {row[0] for row in rows}
+
     def born(self, number: int) -> int:
         """When the block was sealed, in seconds; 0 for one that is gone."""
         row = self.execute("SELECT born FROM blocks WHERE number = ?", (number,)).fetchone()

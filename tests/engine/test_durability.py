@@ -269,6 +269,30 @@ async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
         await flush(engine)
 
 
+async def test_a_cache_file_whose_record_a_power_cut_took_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote, copy = MemoryBackend(), Path(f"{tmp_path}.cut")
+    async with opened(tmp_path, remote) as engine:
+        number, _ = await write(engine, b"f", random_bytes(200_000))
+        await flush(engine)
+        (known,) = cache_files(engine, number)
+        shutil.copytree(tmp_path, copy)
+    unknown = copy / "cache" / "ab" / ("ab" * 32)
+    unknown.write_bytes(b"nobody's")
+    async with opened(copy, remote):
+        assert unknown.exists(), "the machine has run on"
+    shutil.rmtree(copy)
+    shutil.copytree(tmp_path, copy)
+    unknown.write_bytes(b"nobody's")
+    connection = sqlite3.connect(copy / "meta.db")
+    with contextlib.closing(connection), connection:
+        connection.execute("UPDATE state SET value = 1 WHERE key = 'open'")
+    monkeypatch.setattr("syncer.disk.boot_id", lambda: b"another")
+    async with opened(copy, remote) as engine:
+        assert not unknown.exists()
+        assert cache_files(engine, number) == {known}
+        assert (copy / "cache" / known[:2] / known).exists()
+
+
 async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         _, handle = await write(engine, b"f", random_bytes(3_000_000))
