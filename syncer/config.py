@@ -8,13 +8,13 @@ arguments.
 import contextlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from syncer.disk import write_private
 from syncer.errors import ConfigInvalid
 from syncer.values import BUDGET_MIN_BYTES
 
@@ -218,19 +218,7 @@ def save(path: Path, config: Config) -> None:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ConfigInvalid("a setting is not UTF-8 text", hint="use names in UTF-8 for the remote") from error
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(encoded)
-        file.flush()
-        os.fsync(descriptor)
-    new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_private(path, encoded)
 
 
 def render(config: Config) -> str:

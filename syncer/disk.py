@@ -118,3 +118,31 @@ def sync_paths(paths: Iterable[Path]) -> None:
                     stack.callback(os.close, descriptor)
                     descriptors.append(descriptor)
             sync_descriptors(descriptors)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: fsync(2), because fdatasync(2) may leave out what only a rename changed.
+
+    Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Make *data* the content of the file: atomically, durably, and for the owner's eyes only.
+
+    Raises: OSError: it is then as it was.
+    """
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    new.replace(path)
+    sync_folder(path.parent)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from syncer.disk import sync_file_system
+from syncer.disk import sync_file_system, sync_folder
 from syncer.meta.check import CheckReader
 from syncer.meta.findings import Finding
 from syncer.meta.rules import FILES
@@ -189,11 +189,7 @@ def keep(data: Path, name: str, held: bytes) -> None:
         file.write(held)
         file.flush()
         os.fsync(descriptor)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)
 
 
 def _free_name(data: Path, name: str) -> Path:

@@ -19,7 +19,7 @@ import trio
 
 from syncer.backends.base import Backend
 from syncer.blocks.pack import pack_key
-from syncer.disk import sync_paths
+from syncer.disk import sync_folder, sync_paths, write_private
 from syncer.errors import DataUnusable, LocalDamage, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.journal import first_position, read_records
 from syncer.meta.leftovers import Leftovers, good_blocks
@@ -72,10 +72,9 @@ def note_peer(data: Path, meta: MetaStore) -> None:
     repository = meta.database.state_bytes("repository")
     if not meta.peer or repository is None:
         return
-    text, path = f"{repository.hex()} {meta.peer}\n", data / PEER_FILE
-    if not path.exists() or path.read_text("ascii", "replace") != text:
-        path.with_suffix(".new").write_text(text, "ascii")
-        path.with_suffix(".new").replace(path)
+    text, path = f"{repository.hex()} {meta.peer}\n".encode(), data / PEER_FILE
+    if not path.exists() or path.read_bytes() != text:
+        write_private(path, text)
 
 
 async def recover(
@@ -301,11 +300,8 @@ class _Recovery:
         for name in ("salvaged.db", "meta.db-wal", "meta.db-shm"):
             (self._folder / name).unlink(missing_ok=True)
         moved = [os.fsdecode(path.relative_to(self._data)) for path in unused]
-        written = self._folder / f"{DONE}.new"
-        written.write_text(json.dumps({"summary": asdict(summary), "unused": moved}))
-        sync_paths([self._folder / "meta.db", written])
-        written.rename(self._folder / DONE)
-        sync_paths([self._folder])
+        sync_paths([self._folder / "meta.db"])
+        write_private(self._folder / DONE, json.dumps({"summary": asdict(summary), "unused": moved}).encode())
 
 
 def _journal(folder: Path) -> tuple[list[Record], list[tuple[int, int]], int | None]:
@@ -337,9 +333,11 @@ def _exchange(data: Path) -> Summary:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if source.exists():
                 source.rename(target)
-        sync_paths([aside, data])
+        if aside.exists():
+            sync_folder(aside)
+        sync_folder(data)
         (folder / "meta.db").rename(data / "meta.db")
-        sync_paths([data])
+        sync_folder(data)
     shutil.rmtree(folder)
     return summary
 
