@@ -466,7 +466,6 @@ def test_what_is_not_there_is_left_out_with_a_line(tmp_path: Path) -> None:
     assert "| random bytes | GB/s |" in done.stdout
 
 
-@pytest.mark.slow
 LONG = pytest.mark.skipif(
     os.environ.get("SYNCER_TEST_LONG") != "1", reason="part of the long form (scripts/test --long)"
 )
@@ -474,6 +473,7 @@ SECTIONS = ("insert", "first-byte", "concurrent", "cutter", "scale", "table")
 OTHER_SECTIONS = ("cold-remote", "uploading", "copy-in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sections", [SECTIONS, pytest.param(OTHER_SECTIONS, marks=LONG)])
 def test_syncer_itself_on_every_section(sections: tuple[str, ...], tmp_path: Path) -> None:
     arguments = ("--quick", "--passes", "1", "--peers", "syncer", "--json", "figures.json")
