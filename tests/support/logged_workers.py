@@ -21,6 +21,7 @@ class Workers:
         self._mountpoint = mountpoint
         self._logs = logs
         self._states = {f"w{number}": State() for number in range(count)}
+        self._processes: list[subprocess.Popen[bytes]] = []
         self.operations = 0
         """How many have returned, over all rounds judged so far."""
 
@@ -31,14 +32,18 @@ class Workers:
     @contextlib.contextmanager
     def working(self, seed: object) -> Iterator[None]:
         """They work for as long as the body runs; a crash at its end is what ends them."""
-        processes = [self._start(name, f"{name} {seed}") for name in self._states]
+        self._processes = [self._start(name, f"{name} {seed}") for name in self._states]
         try:
             yield
         finally:
-            for process in processes:
+            for process in self._processes:
                 assert process.stdin
                 process.stdin.close()
                 process.wait(60)
+
+    def ended(self) -> list[int]:
+        """The exit codes of those that a call which failed has ended."""
+        return [process.returncode for process in self._processes if process.poll() is not None]
 
     def _start(self, name: str, seed: str) -> "subprocess.Popen[bytes]":
         self._log(name).unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """How much goes to the remote when a large file changes a little: a byte or a header inserted at its front, an edit."""
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 
 from scripts.benchmark.results import Column, Table
@@ -71,9 +73,10 @@ def _stored(store: Path) -> Stored:
     """Every object of a store, with what changes when its content does."""
     found: Stored = {}
     for path in store.rglob("*"):
-        status = path.stat()
-        if path.is_file():
-            found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        with contextlib.suppress(FileNotFoundError):  # temporary files of the others come and go
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found
 
 
