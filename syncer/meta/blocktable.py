@@ -116,7 +116,7 @@ class BlockTable(Table):
     def cached_files(self, first: int) -> set[bytes]:
         """The ids that begin with the byte *first* of the blocks that are cache files."""
         rows = self.execute(
-            "SELECT id FROM blocks WHERE cached = 1 AND id BETWEEN ? AND ?",
+            "SELECT id FROM blocks WHERE +cached = 1 AND id BETWEEN ? AND ?",
             (bytes([first]), bytes([first]) + b"\xff" * 32),
         )
         return {row[0] for row in rows}

@@ -61,9 +61,12 @@ class DamageTable(Table):
 
     def numbers(self) -> set[int]:
         """The blocks that something needs and of which no sound copy is known."""
+        if not self._blocks.any_damaged:
+            return set()
         held = self._blocks.held_up_to
-        rows = self.execute(
-            "SELECT d.number FROM damaged d JOIN blocks b ON b.number = d.number WHERE b.refs > 0 OR b.number <= ?",
+        rows = self.execute(  # CROSS: these few rows first, not all blocks
+            "SELECT d.number FROM damaged d CROSS JOIN blocks b ON b.number = d.number"
+            " WHERE b.refs > 0 OR b.number <= ?",
             (held,),
         )
         return {row[0] for row in rows}
