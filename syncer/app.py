@@ -25,10 +25,10 @@ from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
 from syncer.config import Config
 from syncer.control import Progress, Status
-from syncer.datadir import DataDirectory
+from syncer.datadir import DataDirectory, need_database
 from syncer.disk import allow_open_files, sync_file_system, tune_allocator
 from syncer.engine import Engine, Settings
-from syncer.errors import DataUnusable, DeadlinePassed, FuseUnavailable, WrongRepository, alone
+from syncer.errors import DeadlinePassed, FuseUnavailable, WrongRepository, alone
 from syncer.fs import device, fuse
 from syncer.meta.store import MetaStore
 from syncer.snapshots import recovery
@@ -282,7 +282,7 @@ def offline_status(data: Path, config: Config) -> Status:
     """
 
     async def ask() -> Status:
-        _need_database(data)
+        need_database(data)
         meta, idle = MetaStore(data), Settings(budget_bytes=config.budget_bytes)
         async with (
             backend_of(config) as backend,
@@ -300,7 +300,7 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
     """
 
     async def flush() -> None:
-        _need_database(data)
+        need_database(data)
         async with _opened(data, config, publishing=False) as (engine, membership):
             if membership.read_only_reason:
                 raise WrongRepository(membership.read_only_reason)
@@ -321,8 +321,3 @@ def recover(data: Path, config: Config, *, force: bool, say: Callable[[str], Non
 
     tune_allocator()
     return _run(rebuild)
-
-
-def _need_database(data: Path) -> None:
-    if not (data / "meta.db").exists():
-        raise DataUnusable(f"{data} holds no file system yet", hint="mount it once: syncer DATA REMOTE MOUNTPOINT MB")

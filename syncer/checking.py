@@ -24,7 +24,7 @@ from syncer.backends.base import Backend
 from syncer.blocks import check as folders
 from syncer.config import Config
 from syncer.control import Client
-from syncer.errors import DataInUse, DataUnusable, LocalDamage, NotMounted, alone
+from syncer.errors import DataInUse, LocalDamage, NotMounted, alone
 from syncer.meta.catalog import Catalog
 from syncer.meta.check import CheckReader, replay
 from syncer.meta.facts import Facts
@@ -74,10 +74,7 @@ def check(request: CheckRequest, open_backend: OpenBackend, progress: Progress) 
         BackendError, WrongRepository: the remote cannot be asked.
         LocalDamage: meta.db cannot be read at all.
     """
-    if not (request.data / datadir.DATABASE).exists():
-        raise DataUnusable(
-            f"{request.data} holds no file system yet", hint="mount it once: syncer DATA REMOTE MOUNTPOINT MB"
-        )
+    datadir.need_database(request.data)
     try:
         client = Client.connect(request.data)
     except NotMounted:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from syncer.errors import DataInUse, DataUnusable
+from syncer.meta.reserve import RESERVE
 
 LOG_FILE_BYTES = 100_000
 LOG_FILES = 3
@@ -27,7 +28,6 @@ CONFIG = "config.toml"
 DATABASE = "meta.db"
 SOCKET = "control.sock"
 LOG = "log"
-RESERVE = "reserve"
 PEER = "peer"
 VERIFIED = "verified"
 """What an unfinished check of the remote's bytes has read (snapshots/verified.py)."""
@@ -320,3 +320,9 @@ def _unusable(path: Path, error: OSError) -> DataUnusable:
     return DataUnusable(
         f"{path} cannot be used as DATA: {reason}", hint=hints.get(error.errno or 0, "name another DATA")
     )
+
+
+def need_database(data: Path) -> None:
+    """Raises: DataUnusable: DATA has never been mounted."""
+    if not (data / DATABASE).exists():
+        raise DataUnusable(f"{data} holds no file system yet", hint="mount it once: syncer DATA REMOTE MOUNTPOINT MB")

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 from collections.abc import Collection, Iterable
@@ -63,7 +64,7 @@ def sync_file_system(folder: Path) -> None:
 def data_ranges(path: Path) -> list[tuple[int, int]]:
     """(begin, end) of what of a file was ever written to the disk (SEEK_DATA of lseek(2)); none when it is missing.
 
-    Where the file system cannot tell, all of it.
+    Where the file system cannot tell, all of it. Raises: OSError: the disk does not say.
     """
     found: list[tuple[int, int]] = []
     try:
@@ -72,11 +73,13 @@ def data_ranges(path: Path) -> list[tuple[int, int]]:
         return found
     try:
         end = 0
-        with contextlib.suppress(OSError):  # ENXIO: no more data
-            while True:
-                begin = os.lseek(descriptor, end, os.SEEK_DATA)
-                end = os.lseek(descriptor, begin, os.SEEK_HOLE)
-                found.append((begin, end))
+        while True:
+            begin = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+            found.append((begin, end))
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no more data
+            raise
     finally:
         os.close(descriptor)
     return found

@@ -57,3 +57,10 @@ class Location:
 def peer_of(inode: InodeNumber) -> PeerId:
     """The peer whose prefix *inode* carries (0 for the root, which every peer shares)."""
     return PeerId(inode >> PEER_SHIFT)
+
+
+def id_of(text: str) -> bytes | None:
+    """The id that *text* is, as names of files and keys have them: in lower case. None when it is none."""
+    if len(text) != 2 * ID_BYTES or not set(text) <= set("0123456789abcdef"):
+        return None
+    return bytes.fromhex(text)

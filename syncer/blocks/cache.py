@@ -17,7 +17,7 @@ from blake3 import blake3
 from syncer.blocks.background import Background, opened, verified
 from syncer.blocks.retired import Retired
 from syncer.errors import LocalDamage
-from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, Block
+from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, Block, block_file
 from syncer.meta.store import MetaStore
 from syncer.values import BlockId
 
@@ -68,8 +68,7 @@ class BlockCache:
         self._retired = retired
 
     def path(self, block_id: BlockId) -> Path:
-        text = block_id.hex()
-        return self._folder / text[:2] / text
+        return block_file(self._folder, block_id)
 
     def close(self) -> None:
         while self._files:

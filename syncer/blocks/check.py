@@ -11,11 +11,12 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from syncer.disk import sync_file_system, sync_folder
+from syncer.disk import sync_file_system, write_private
+from syncer.meta.blocktable import block_file, block_of_file
 from syncer.meta.check import CheckReader
 from syncer.meta.findings import Finding
 from syncer.meta.rules import FILES
-from syncer.values import ID_BYTES, BlockId
+from syncer.values import BlockId
 
 LOST_AND_FOUND = "lost+found"
 LOOKS = 8
@@ -38,25 +39,19 @@ def cache_files(data: Path) -> Iterator[tuple[BlockId, int]]:
     """(block, size) of the files in the cache."""
     for folder in _entries(data / "cache"):
         for entry in _entries(Path(folder.path)) if folder.name != "incoming" else ():
-            block_id = _block_id(folder.name, entry.name)
+            block_id = block_of_file(folder.name, entry.name)
             if block_id is not None:
                 with contextlib.suppress(FileNotFoundError):
                     yield block_id, entry.stat(follow_symlinks=False).st_size
 
 
 def cache_file(data: Path, block_id: bytes) -> Path:
-    return data / "cache" / block_id.hex()[:2] / block_id.hex()
+    return block_file(data / "cache", block_id)
 
 
 def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         yield from entries
-
-
-def _block_id(folder: str, name: str) -> BlockId | None:
-    if len(name) != 2 * ID_BYTES or not set(name) <= set("0123456789abcdef") or name[:2] != folder:
-        return None
-    return BlockId(bytes.fromhex(name))
 
 
 def strangers(data: Path) -> list[Finding]:
@@ -68,7 +63,7 @@ def strangers(data: Path) -> list[Finding]:
             found.append(place)
         elif folder.name != "incoming":
             names = [entry.name for entry in _entries(Path(folder.path))]
-            found += [f"{place}/{name}" for name in names if _block_id(folder.name, name) is None]
+            found += [f"{place}/{name}" for name in names if block_of_file(folder.name, name) is None]
     return [Finding("file-unknown", "nothing knows this file", name=os.fsencode(name)) for name in sorted(found)]
 
 
@@ -183,13 +178,7 @@ def put_aside(data: Path, names: Sequence[str]) -> None:
 
 def keep(data: Path, name: str, held: bytes) -> None:
     """Write bytes into DATA/lost+found, durably. Raises: OSError."""
-    target = _free_name(data, name)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(held)
-        file.flush()
-        os.fsync(descriptor)
-    sync_folder(target.parent)
+    write_private(_free_name(data, name), held)
 
 
 def _free_name(data: Path, name: str) -> Path:

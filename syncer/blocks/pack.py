@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from syncer.blocks.codec import HEADER, PLAIN_MAX_BYTES, SEALED_MAX_BYTES
 from syncer.errors import ObjectCorrupt
-from syncer.values import CONTENT, ID_BYTES, PACK_BYTES, TREE, BlockId, PackId
+from syncer.values import CONTENT, ID_BYTES, PACK_BYTES, TREE, BlockId, PackId, id_of
 
 MAGIC = b"syncpk01"
 """Ends every pack; the digits are the version."""
@@ -65,11 +65,8 @@ def pack_key(pack_id: PackId) -> str:
 
 def parse_pack_key(key: str) -> PackId | None:
     """The pack that a key under `packs/` is of; None for a key that is no such."""
-    text = key.rpartition("/")[2]
-    if len(text) != 2 * ID_BYTES or not set(text) <= set("0123456789abcdef"):
-        return None
-    pack_id = PackId(bytes.fromhex(text))
-    return pack_id if pack_key(pack_id) == key else None
+    found = id_of(key.rpartition("/")[2])
+    return PackId(found) if found is not None and pack_key(PackId(found)) == key else None
 
 
 class PackBuilder:

@@ -6,9 +6,10 @@ A block row exists from the moment its bytes are sealed. `pack` NULL says that t
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from syncer.meta.database import Database, Table, journaled
-from syncer.values import CONTENT, SMALL_BYTES, BlockId, Location, PackId
+from syncer.values import CONTENT, SMALL_BYTES, BlockId, Location, PackId, id_of
 
 NOT_CACHED, CACHED_FILE, CACHED_ROW = 0, 1, 2
 FILE_UNIT_BYTES = 4096
@@ -18,6 +19,18 @@ _USE_GRAIN_S = 30
 def file_bytes(size: int) -> int:
     """What a file of *size* bytes takes on the disk."""
     return -(-size // FILE_UNIT_BYTES) * FILE_UNIT_BYTES
+
+
+def block_file(cache: Path, block_id: bytes) -> Path:
+    """Where the block is in the cache when it is a file."""
+    text = block_id.hex()
+    return cache / text[:2] / text
+
+
+def block_of_file(folder: str, name: str) -> BlockId | None:
+    """The block whose file is called *name* in the cache's *folder*; None for a file that is none of ours."""
+    found = id_of(name)
+    return BlockId(found) if found is not None and name[:2] == folder else None
 
 
 @dataclass(frozen=True, slots=True)

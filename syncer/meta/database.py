@@ -19,7 +19,7 @@ import msgspec
 from syncer.errors import LocalDamage
 from syncer.meta import schema
 from syncer.meta.journal import Journal, read_records
-from syncer.meta.reserve import Reserve
+from syncer.meta.reserve import RESERVE, Reserve
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,8 +32,6 @@ UNCOMMITTED_BYTES = 1024 * 1024
 """So many operations, or bytes of them in the journal, are committed before more is written; at four times as many
 nothing more at all is recorded before."""
 PAGE_BYTES = 4096
-RESERVE = "reserve"
-"""Beside meta.db."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -164,7 +162,6 @@ class Database:
                 f"{self.path}: made by another version of syncer",
                 hint="use that version, or build DATA anew from the remote",
             )
-        self.connection.executescript(schema.ADDED)
 
     def add(self, table: T) -> T:
         self._tables.append(table)
@@ -244,8 +241,7 @@ class Database:
                 self.connection.execute("ROLLBACK")
             self.pending = False
             self.committed_position = self.state_integer("journal_position")
-            for table in self._tables:
-                table.forget_cached()
+            self.forget_cached()
             self.begin()
             self._replay_from(self.committed_position)
         except (sqlite3.Error, LocalDamage) as error:

@@ -3,21 +3,20 @@
 Used while nobody has DATA open. Nothing is deleted or moved here: what is of no use is listed, for the caller to keep.
 """
 
-import errno
 import os
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
 
-from syncer.meta.blocktable import CACHED_FILE
+from syncer.disk import data_ranges
+from syncer.meta.blocktable import CACHED_FILE, block_file, block_of_file
 from syncer.meta.extents import DirtyNumber, Extent
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
-from syncer.values import FILE_END_MAX, ID_BYTES, ROOT_INODE, BlockId, InodeNumber
+from syncer.values import FILE_END_MAX, ROOT_INODE, BlockId, InodeNumber
 
 FOUND_NAME = b"lost+found"
 _READ_BYTES = 4 * 1024 * 1024
@@ -29,18 +28,12 @@ def good_blocks(cache: Path) -> tuple[dict[BlockId, int], list[Path]]:
     bad: list[Path] = []
     for folder in sorted(path for path in cache.iterdir() if path.is_dir()):
         for path in sorted(folder.iterdir()):
-            block_id = _id_of(path)
+            block_id = block_of_file(folder.name, path.name)
             if block_id is not None and hash_of(path) == block_id:
                 good[block_id] = path.stat().st_size
             else:
                 bad.append(path)
     return good, bad
-
-
-def _id_of(path: Path) -> BlockId | None:
-    if not re.fullmatch(f"[0-9a-f]{{{2 * ID_BYTES}}}", path.name) or path.parent.name != path.name[:2]:
-        return None
-    return BlockId(bytes.fromhex(path.name))
 
 
 def hash_of(path: Path, length: int | None = None) -> bytes | None:
@@ -79,8 +72,7 @@ class Leftovers:
         self.placed = Placed()
 
     def cache_path(self, block_id: BlockId) -> Path:
-        text = block_id.hex()
-        return self._data / "cache" / text[:2] / text
+        return block_file(self._data / "cache", block_id)
 
     def _dirty_path(self, dirty: int) -> Path:
         return self._data / "dirty" / str(dirty)
@@ -143,7 +135,7 @@ class Leftovers:
         for path in sorted((self._data / "dirty").iterdir()):
             if path.name.isdigit() and int(path.name) in used:
                 continue
-            ranges = list(_data_ranges(path)) if path.name.isdigit() else []
+            ranges = data_ranges(path) if path.name.isdigit() else []
             if certain or not ranges or int(path.name) in dropped:
                 self.placed.unused.append(path)
             else:
@@ -268,18 +260,3 @@ class Leftovers:
                 "INSERT INTO extents VALUES (?, ?, ?, ?, ?)",
                 (inode.number, part.start, part.length, part.source, part.source_offset),
             )
-
-
-def _data_ranges(path: Path) -> Iterator[tuple[int, int]]:
-    """(begin, end) of what a file has that is no hole (lseek(2))."""
-    with open(path, "rb") as file:
-        position = 0
-        while True:
-            try:
-                begin = os.lseek(file.fileno(), position, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                return
-            position = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
-            yield begin, position

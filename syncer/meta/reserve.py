@@ -7,6 +7,8 @@ import contextlib
 import os
 from pathlib import Path
 
+RESERVE = "reserve"
+"""The file's name, beside meta.db."""
 RESERVE_BYTES = 2 * 1024 * 1024
 _AMPLE = 8
 """The room is taken again once so many times as much is free."""

@@ -8,12 +8,6 @@ import sqlite3
 
 VERSION = 3
 
-ADDED = """
--- Blocks of which the remote's copy is bad or gone, and of which there is no copy here.
-CREATE TABLE IF NOT EXISTS damaged(number INTEGER PRIMARY KEY);
-"""
-"""Tables that version 2 did without at first, and that an older syncer passes over: made where they are missing."""
-
 STATEMENTS = """
 -- Single values: journal position, counters, totals, the repository and peer this DATA belongs to.
 CREATE TABLE state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -122,6 +116,8 @@ CREATE TRIGGER extents_went AFTER DELETE ON extents WHEN EXISTS (SELECT 1 FROM t
         FROM state WHERE key = 'generation'
     ON CONFLICT DO UPDATE SET reach = max(reach, excluded.reach), generation = excluded.generation;
 END;
+-- Blocks of which the remote's copy is bad or gone, and of which there is no copy here.
+CREATE TABLE damaged(number INTEGER PRIMARY KEY);
 -- Snapshots of every peer that are known here; record: the object as it is on the remote.
 CREATE TABLE snapshots(
     peer INTEGER, seq INTEGER, root BLOB NOT NULL, time_ns INTEGER NOT NULL, record BLOB NOT NULL,
@@ -130,7 +126,10 @@ CREATE TABLE snapshots(
 
 
 _STEPS = {
-    2: "CREATE TABLE cuts(inode INTEGER PRIMARY KEY, start INTEGER NOT NULL)",
+    2: (
+        "CREATE TABLE cuts(inode INTEGER PRIMARY KEY, start INTEGER NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS damaged(number INTEGER PRIMARY KEY)",
+    ),
 }
 """What makes the next version of each one that is still opened."""
 
@@ -141,7 +140,8 @@ def migrate(connection: sqlite3.Connection) -> int:
     version = int(row[0]) if row else 0
     while version in _STEPS:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(_STEPS[version])
+        for statement in _STEPS[version]:
+            connection.execute(statement)
         version += 1
         connection.execute("UPDATE state SET value = ? WHERE key = 'schema'", (version,))
         connection.execute("COMMIT")
@@ -156,6 +156,5 @@ def create(connection: sqlite3.Connection) -> None:
     database = sqlite_utils.Database(connection, recursive_triggers=False)  # as in every later run
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(STATEMENTS)
-    connection.executescript(ADDED)
     database.table("state").insert({"key": "schema", "value": VERSION}, pk="key")
     database.table("sums").insert({"unique_bytes": 0, "pack_bytes": 0})

@@ -31,6 +31,7 @@ from syncer.snapshots.nodes import (
     XattrNode,
     decode_node,
 )
+from syncer.snapshots.reading import read_format, read_record
 from syncer.snapshots.records import (
     FORMAT_KEY,
     VERSION,
@@ -39,7 +40,6 @@ from syncer.snapshots.records import (
     PeerRecord,
     SnapshotRecord,
     decode,
-    decode_format,
     encode,
     parse_peer_key,
     parse_seq_key,
@@ -111,7 +111,7 @@ class RemoteCheck:
     async def _identity(self) -> None:
         known = self._reader.state("repository")
         try:
-            found = bytes.fromhex(decode_format(await self._backend.get(FORMAT_KEY)).repository)
+            found = bytes.fromhex((await read_format(self._backend)).repository)
         except (ObjectMissing, ObjectCorrupt) as error:
             return self._note("format", FORMAT_KEY, str(error))
         if known is not None and found != known:
@@ -128,7 +128,7 @@ class RemoteCheck:
 
     async def _record(self, code: str, key: str, kind: type[_R]) -> _R | None:
         try:
-            return decode(await self._backend.get(key), kind)
+            return await read_record(self._backend, key, kind)
         except (ObjectMissing, ObjectCorrupt) as error:
             self._note(code, key, str(error))
             return None

@@ -9,7 +9,14 @@ import msgspec
 
 from syncer.backends.base import Backend
 from syncer.errors import ObjectCorrupt
-from syncer.snapshots.records import OBJECT_MAX_BYTES, decode
+from syncer.snapshots.records import (
+    FORMAT_KEY,
+    FORMAT_MAX_BYTES,
+    OBJECT_MAX_BYTES,
+    Format,
+    decode,
+    decode_format,
+)
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -25,3 +32,8 @@ async def read_bounded(backend: Backend, key: str, most_bytes: int) -> bytes:
 async def read_record(backend: Backend, key: str, kind: type[_Record]) -> _Record:
     """The record of type *kind* under *key*. Raises: BackendError, ObjectCorrupt among them."""
     return decode(await read_bounded(backend, key, OBJECT_MAX_BYTES), kind)
+
+
+async def read_format(backend: Backend) -> Format:
+    """The object that says which repository this is. Raises: BackendError, ObjectCorrupt among them."""
+    return decode_format(await read_bounded(backend, FORMAT_KEY, FORMAT_MAX_BYTES))

@@ -28,12 +28,11 @@ from syncer.meta.replayer import Record, Replayer, after_snapshot, records
 from syncer.meta.salvage import Salvaged, is_sound, read_state, salvage, unindexed_packs
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import build_tree, learn_packs
+from syncer.snapshots.reading import read_format
 from syncer.snapshots.records import (
-    FORMAT_KEY,
     PeerRecord,
     SnapshotRecord,
     current_writer,
-    decode_format,
     encode,
     parse_seq_key,
 )
@@ -133,7 +132,7 @@ class _Recovery:
 
     async def _repository(self) -> bytes:
         try:
-            repository = bytes.fromhex(decode_format(await self._backend.get(FORMAT_KEY)).repository)
+            repository = bytes.fromhex((await read_format(self._backend)).repository)
         except ObjectMissing as error:
             raise RemoteUnreachable(
                 f"the repository is not at {self._backend.name}", hint="bring it back, or give the right remote"

@@ -18,16 +18,14 @@ from syncer.backends.confirmed import put_read_back
 from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import build_tree, learn_packs, newest_snapshots
-from syncer.snapshots.reading import read_bounded, read_record
+from syncer.snapshots.reading import read_format, read_record
 from syncer.snapshots.records import (
     FORMAT_KEY,
-    FORMAT_MAX_BYTES,
     VERSION,
     Format,
     PeerRecord,
     SnapshotRecord,
     current_writer,
-    decode_format,
     encode,
     encode_format,
     parse_peer_key,
@@ -82,7 +80,7 @@ async def join(meta: MetaStore, backend: Backend, wish: Wish) -> Membership:
                 log.warning("the remote cannot be asked now: %s", error)
         return Membership(None)
     try:
-        repository = decode_format(await read_bounded(backend, FORMAT_KEY, FORMAT_MAX_BYTES)).repository
+        repository = (await read_format(backend)).repository
     except ObjectMissing:
         repository = await _create(backend, wish)
     except BackendError as error:
@@ -177,7 +175,7 @@ async def check_writer(meta: MetaStore, backend: Backend) -> str | None:
         BackendError: the remote cannot tell.
     """
     try:
-        repository = decode_format(await read_bounded(backend, FORMAT_KEY, FORMAT_MAX_BYTES)).repository
+        repository = (await read_format(backend)).repository
     except ObjectMissing as error:
         raise RemoteUnreachable(
             f"the repository is not at {backend.name} now", hint="plug in its disk, or bring it back"
