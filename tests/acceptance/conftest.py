@@ -5,7 +5,6 @@ full sizes.
 """
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.collection import Manifest, build, manifest
+from tests.support.long_form import LONG
 from tests.support.mount import place_for_a_mount
 from tests.support.server_process import Server
 from tests.support.servers import RsyncServer, S3Server, SshServer
@@ -35,7 +35,6 @@ class Scale:
     lifetime_s: float
 
 
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 SHORT_SCALE = Scale(64, 160_000_000, 2000, 40_000_000, 64 << 20, 120.0)
 LONG_SCALE = Scale(200, 1_000_000_000, 12_000, 200_000_000, 256 << 20, 1800.0)
 

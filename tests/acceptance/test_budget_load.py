@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
 from tests.support import mount as mount_module
 from tests.support.command import CHECKOUT, environment
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
 from tests.support.server_process import Server

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.core_check import check_stopped
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
 from tests.support.server_disks import needs_root

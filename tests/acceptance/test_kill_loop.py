@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.core_check import check_stopped
 from tests.support.logged_state import after_a_kill
 from tests.support.logged_workers import Workers
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 
 pytestmark = pytest.mark.slow

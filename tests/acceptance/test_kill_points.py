@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.altered import altered
 from tests.support.command import SYNCER
 from tests.support.core_check import check_stopped
 from tests.support.kill_points import POINTS
 from tests.support.logged_state import after_a_kill
 from tests.support.logged_workers import Workers
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG
 from tests.support.core_check import check_stopped
 from tests.support.logged_state import after_a_kill
 from tests.support.logged_workers import Workers
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, forget_pages
 from tests.support.programs import run
 from tests.support.proxy import Proxy, Weather

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from syncer import datadir
-from tests.acceptance.conftest import LONG
 from tests.support.command import syncer
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from syncer.disk import start_writing
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.altered import altered
 from tests.support.core_check import check_stopped
 from tests.support.forgetful_disk import Manner, PowerCutDisk
 from tests.support.logged_state import after_a_power_cut
 from tests.support.logged_workers import Workers
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 from tests.support.server_disks import needs_root
 

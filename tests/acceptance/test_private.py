@@ -14,8 +14,9 @@ from syncer.backends.base import ObjectInfo
 from syncer.backends.memory import MemoryBackend
 from syncer.backends.open import check_url
 from syncer.errors import UsageError
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.command import syncer
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
 from tests.support.opened import create, flush, opened

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, MakeRemote, Scale
+from tests.acceptance.conftest import MakeRemote, Scale
 from tests.support.collection import digest, random_bytes
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, forget_pages
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, SERVERS
+from tests.acceptance.conftest import SERVERS
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, forget_pages
 from tests.support.mounted import wait_until
 from tests.support.proxy import Proxy, Weather

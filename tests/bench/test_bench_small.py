@@ -22,6 +22,7 @@ from scripts.benchmark.settings import Settings
 from scripts.benchmark.systems import PlainDirectory, System, mountpoints
 from scripts.benchmark.worker import NEST
 from tests.support.command import CHECKOUT, environment
+from tests.support.long_form import LONG
 
 CAP_S = 60.0
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may empty the kernel's caches")
@@ -466,15 +467,13 @@ def test_what_is_not_there_is_left_out_with_a_line(tmp_path: Path) -> None:
     assert "| random bytes | GB/s |" in done.stdout
 
 
-LONG = pytest.mark.skipif(
-    os.environ.get("SYNCER_TEST_LONG") != "1", reason="part of the long form (scripts/test --long)"
-)
+long = pytest.mark.skipif(not LONG, reason="part of the long form (scripts/test --long)")
 SECTIONS = ("insert", "first-byte", "concurrent", "cutter", "scale", "table")
 OTHER_SECTIONS = ("cold-remote", "uploading", "copy-in")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sections", [SECTIONS, pytest.param(OTHER_SECTIONS, marks=LONG)])
+@pytest.mark.parametrize("sections", [SECTIONS, pytest.param(OTHER_SECTIONS, marks=long)])
 def test_syncer_itself_on_every_section(sections: tuple[str, ...], tmp_path: Path) -> None:
     arguments = ("--quick", "--passes", "1", "--peers", "syncer", "--json", "figures.json")
     outcome = bench(tmp_path, *sections, *arguments)

@@ -1,15 +1,13 @@
 """Each kind of damage, made by hand: `check` finds just that, repair mends it, and the rest is as it was."""
 
-import os
-
 import pytest
 
 from syncer.meta import rules
 from tests.check.damages import LOCAL, Case
 from tests.support.check_world import CheckWorld
+from tests.support.long_form import LONG
 from tests.support.picture import picture
 
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 SHORT_STEP = 6
 """In the short form every so many cases are followed until all is on the remote."""
 

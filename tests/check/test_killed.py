@@ -1,6 +1,5 @@
 """A repair that is killed at any point: the next one finishes, and nothing is worse than without the kill."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from tests.check.check_victim import STEPS
 from tests.check.damages import LOCAL
 from tests.support.check_world import CheckWorld
 from tests.support.command import CHECKOUT, environment
+from tests.support.long_form import LONG
 
 DAMAGES = (
     "a cycle",
@@ -26,7 +26,6 @@ DAMAGES = (
 """So that each step has something to do."""
 
 
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 SHORT = ("between two files that are put aside", "in the middle of the rows", "after the commit")
 
 

@@ -18,10 +18,10 @@ from syncer.meta.store import MetaStore
 from tests.support.check_world import CheckWorld
 from tests.support.command import syncer
 from tests.support.core_data import make_data
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, place_for_a_mount
 from tests.support.picture import picture
 
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 ROUNDS = 20 if LONG else 2
 WRITERS = 4
 

@@ -1,14 +1,14 @@
 """Rows changed and deleted at random: a check tells, a repair leaves nothing, and a mount works, whatever they say."""
 
-import os
 import random
 import sqlite3
 
 import pytest
 
 from tests.support.check_world import CheckWorld
+from tests.support.long_form import LONG
 
-SEEDS = range(300 if os.environ.get("SYNCER_TEST_LONG") == "1" else 2)
+SEEDS = range(300 if LONG else 2)
 TABLES = (
     *("inodes", "dentries", "symlinks", "xattrs", "contents", "extents", "overlays", "blocks", "block_data"),
     *("released", "settling", "deleting", "trees", "changed", "changed_extents", "packs"),

@@ -15,6 +15,7 @@ from syncer.fs.namespace import Caller
 from tests.support.check_world import CheckWorld
 from tests.support.command import SYNCER, environment
 from tests.support.core_data import make_data
+from tests.support.long_form import LONG
 from tests.support.mount import peak_memory_bytes
 
 FILES = int(os.environ.get("SYNCER_TEST_FILES", "1000000"))
@@ -24,7 +25,7 @@ MEMORY_MAX_BYTES = 500_000_000
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("SYNCER_TEST_LONG") != "1", reason="makes a million files: SYNCER_TEST_LONG=1")
+@pytest.mark.skipif(not LONG, reason="makes a million files: SYNCER_TEST_LONG=1")
 def test_a_million_files_are_checked_in_little_memory(tmp_path: Path) -> None:
     world = CheckWorld(tmp_path, {})
     make_data(world.data)

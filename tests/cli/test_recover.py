@@ -12,12 +12,13 @@ import pytest
 
 from tests.support.collection import differences, manifest
 from tests.support.command import CHECKOUT, environment, syncer
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, place_for_a_mount
 from tests.support.mounted import foreground
 
 pytestmark = pytest.mark.slow
 
-STEP = 1 if os.environ.get("SYNCER_TEST_LONG") == "1" else 6
+STEP = 1 if LONG else 6
 DATA, IN_USE, UNREACHABLE, DAMAGE = 3, 4, 23, 30
 
 

@@ -4,7 +4,6 @@ Sealing, commits, checkpoints, uploads, eviction, restarts and kills come betwee
 `SYNCER_TEST_LONG=1` plays many more.
 """
 
-import os
 import shutil
 import traceback
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ from tests.support.core_driver import Driver, Step
 from tests.support.core_scale import Scale, real_scale, small_scale
 from tests.support.core_steps import generate, shrink
 from tests.support.core_world import NEVER_S, Complaints, open_world, threads_as_awaits
+from tests.support.long_form import LONG
 
-LONG = bool(os.environ.get("SYNCER_TEST_LONG"))
 BUDGET_BYTES = 400_000_000
 
 

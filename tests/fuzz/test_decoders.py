@@ -6,7 +6,6 @@ would send who means harm.
 """
 
 import gc
-import os
 import random
 import resource
 import struct
@@ -52,8 +51,8 @@ from syncer.snapshots.records import (
 )
 from syncer.snapshots.tree import build_directory, build_root, iter_directory, load_root
 from syncer.values import BlockId, TreeId
+from tests.support.long_form import LONG
 
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 LONG_S = 600.0
 MEMORY_BYTES = 96 * 2**20
 """What a single input may make the process grow by at most: the limits of the format, and what decoding doubles."""

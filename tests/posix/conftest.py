@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, place_for_a_mount
 
 LIFETIME_S = 3600.0
@@ -18,7 +19,7 @@ LIFETIME_S = 3600.0
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "top" in metafunc.fixturenames:
         kinds = ["given"] if metafunc.config.getoption("--posix-on") else ["plain", "syncer"]
-        if metafunc.module.__name__.endswith("heavy_programs") and os.environ.get("SYNCER_TEST_LONG") != "1":
+        if metafunc.module.__name__.endswith("heavy_programs") and not LONG:
             kinds = [kind for kind in kinds if kind != "plain"]  # half a minute for what is known
         metafunc.parametrize("top", kinds, indirect=True, scope="package")
 

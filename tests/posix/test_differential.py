@@ -31,6 +31,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.support.differential import NAMES, TOP, WORKERS, Handle, Pair, View
 from tests.support.differential_steps import Where
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, place_for_a_mount
 from tests.support.posix import ALICE, FRIENDS
 from tests.support.syscalls import (
@@ -44,7 +45,6 @@ from tests.support.syscalls import (
     Status,
 )
 
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 STEPS = 100_000 if LONG else 2_000
 STEPS_AT_ONCE = 50
 CHECK_EVERY = 50

@@ -23,11 +23,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import programs
+from tests.support.long_form import LONG
 from tests.support.mount import forget_pages
 
 pytestmark = pytest.mark.slow
 
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 WITHIN_S = 900.0 if LONG else 120.0
 MIB = 1 << 20
 

@@ -3,7 +3,6 @@
 SYNCER_TEST_LONG=1 plays more random changes.
 """
 
-import os
 import random
 import shutil
 import sqlite3
@@ -28,11 +27,11 @@ from syncer.values import ROOT_INODE, TreeId
 from tests.snapshots.rig import ME, Peer, Remote, built_from, opened, publish_until_gone, same
 from tests.support.core_scale import small_scale
 from tests.support.core_world import eventually
+from tests.support.long_form import LONG
 
 MIB = 1 << 20
 MANY = 20_000
 STEPS_A_CALL = 100
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 
 
 class Watched(TreeReader):

@@ -16,9 +16,9 @@ from syncer.meta.store import MetaStore
 from syncer.snapshots.recovery import Summary, note_peer, recover
 from tests.snapshots.rig import Peer, Picture, Remote, opened, same
 from tests.support.core_check import check_disk, check_tables
+from tests.support.long_form import LONG
 
 FOUND = b"/lost+found"
-LONG = os.environ.get("SYNCER_TEST_LONG") == "1"
 LONG_SEEDS = 100
 
 
