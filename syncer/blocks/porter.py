@@ -54,6 +54,8 @@ SILENCE_S = 10.0
 MAKE_S = 5.0
 """A porter that takes so long for a pack, a matter of some hundredths, is starved. It has what others leave of the
 processors, which must not mean that nothing is uploaded on a busy machine."""
+START_S = 3.0
+"""How long to wait for one that was started. It takes half a second, in which it is better not to be in its way."""
 AGAIN_S = 30.0
 """How long to do without one after one was lost, or could not be started."""
 END_S = 1.0
@@ -80,6 +82,8 @@ class Porter(Packer):
         self._backend = backend
         self._settings = settings
         self._wanted = trio.Event()
+        self._settled = trio.Event()
+        """Set while nothing is to be waited for: it is there, or will not be for a while."""
         self._session: _Session | None = None
 
     @property
@@ -87,9 +91,12 @@ class Porter(Packer):
         """Whether it has been heard of, and not been lost since."""
         return self._session is not None
 
-    def want(self) -> None:
-        """Have it started, soon, if it is not running."""
+    async def come(self) -> bool:
+        """Have it started if it is not running; whether it is there, which is waited for a little."""
         self._wanted.set()
+        with trio.move_on_after(START_S):
+            await self._settled.wait()
+        return self.is_ready
 
     async def run(self) -> None:
         while True:
@@ -98,11 +105,19 @@ class Porter(Packer):
                 await self._work()
             except (PorterSlow, BackendError) as error:
                 log.info("the porter: %s; packs are made without it for a while", error)
-                await trio.sleep(AGAIN_S)
+                await self._stay_away()
             except (PorterLost, OSError) as error:
                 log.warning("the porter: %s; packs are made without it for a while", error)
-                await trio.sleep(AGAIN_S)
-            self._wanted = trio.Event()
+                await self._stay_away()
+
+    async def _stay_away(self) -> None:
+        self._settled.set()
+        await trio.sleep(AGAIN_S)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._session = None
+        self._wanted, self._settled = trio.Event(), trio.Event()
 
     async def _work(self) -> None:
         """Run one process until it has been idle for long enough. Raises: PorterLost, BackendError, OSError."""
@@ -122,11 +137,12 @@ class Porter(Packer):
             try:
                 await session.serve(first, lambda: self._met(session))
             finally:
-                self._session = None
+                self._begin_anew()  # whoever wants it while this one ends gets another
                 session.lose()
 
     def _met(self, session: "_Session") -> None:
         self._session = session
+        self._settled.set()
 
     async def make(self, parcels: Sequence[Parcel]) -> tuple[MadePack | None, list[int]]:
         """See `Packer`. What cannot be read here is for somebody else to judge: PorterLost."""
@@ -303,7 +319,8 @@ async def _process() -> AsyncIterator[Line]:
     """A porter's process, and the line to it. It has nothing else of ours open, and is gone afterwards.
 
     It must be started by this thread, which lives as long as the mount: its parent's death is, to the kernel, that of
-    the thread. It has no terminal, so that what the user types there ends it only when the mount ends.
+    the thread. It has a session of its own: what the user types at the terminal ends it only when the mount ends, and
+    its priority is that of a session.
 
     Raises: OSError.
     """

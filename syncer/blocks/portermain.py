@@ -6,6 +6,7 @@ It decides nothing and records nothing: what it is asked for is verified by whoe
 closes, and when its parent dies.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -40,9 +41,11 @@ from syncer.disk import tune_allocator
 from syncer.errors import BackendError, ObjectMissing, RemoteUnreachable, SyncerError
 from syncer.values import BlockId
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("syncer.blocks.portermain")
 
 ALIVE_S = 1.0
+SESSION_NICE = 10
+"""A tenth of what a session of others has, when all want processors: what was written must not wait for long either."""
 TEXT_MAX = 4000
 """A record for the log is cut off after so many characters."""
 _PR_SET_PDEATHSIG = 1
@@ -107,6 +110,7 @@ class Porter:
         pack, unreadable = await trio.to_thread.run_sync(make_pack, self._cache, parcels, self._order.level)
         if pack is None or unreadable:
             return Failed(order.number, "", f"{len(unreadable)} blocks cannot be read", "")
+        log.debug("a pack of %d blocks, %d bytes", len(pack.entries), len(pack.data))
         self._packs[order.number] = pack
         return Made(order.number, pack.id, len(pack.data), bytes(pack.data[-tail_bytes(pack.data) :]))
 
@@ -158,8 +162,14 @@ async def _main(end: socket.socket) -> None:
 
 
 def take_low_priority() -> None:
-    """Have what others leave of the processors (SCHED_IDLE of sched(7)), and of the disk (ioprio_set(2) follows it)."""
+    """Have what others leave of the processors (SCHED_IDLE of sched(7)), and of the disk (ioprio_set(2) follows it).
+
+    Where the kernel shares processors out by session first (autogroup, sched(7)), that counts within ours alone, in
+    which nobody else is: the whole session steps back as well.
+    """
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):  # a kernel without
+        Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
 
 
 def main() -> None:

@@ -27,8 +27,9 @@ PATIENCE = 3
 """A pack that is not full leaves when its oldest block has waited this many times the upload delay."""
 PACKERS = 1
 """Packs are made by so many threads at most (each holds its pack twice meanwhile); one is faster than most networks."""
-BULK_PACKS = 4
-"""So many packs in a row, each at least half full, are worth a porter: it takes the time of some four to start."""
+BULK_PACKS = 2
+"""So many packs in a row, each at least half full, have the porter started. That takes the time of some four packs, and
+is time that whoever uses the files does not lose."""
 RETRY_S = 5.0
 """How long to leave the local disk alone that has just refused something."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
@@ -173,21 +174,21 @@ class Uploader:
 
     async def _on_remote(self, batch: list[Block]) -> MadePack | None:
         """The batch as a pack that the remote has; None when none of it can be read."""
-        packer = self._packer(batch)
+        packer = await self._packer(batch)
         try:
             return await self._carry(batch, packer)
         except PorterLost as error:
             log.info("upload: the porter: %s; the pack is made without it", error)
             return await self._carry(batch, self._local)
 
-    def _packer(self, batch: list[Block]) -> Packer:
-        """Who makes the pack."""
+    async def _packer(self, batch: list[Block]) -> Packer:
+        """Who is to make the pack."""
         is_bulk = sum(block.size for block in batch) >= PACK_BYTES // 2
         self._bulk = self._bulk + 1 if is_bulk else 0
-        if self._porter is None or self._bulk < BULK_PACKS:
+        if self._porter is None or not is_bulk:
             return self._local
-        self._porter.want()
-        return self._porter if self._porter.is_ready else self._local
+        worth_it = self._porter.is_ready or self._bulk >= BULK_PACKS
+        return self._porter if worth_it and await self._porter.come() else self._local
 
     async def _carry(self, batch: list[Block], packer: Packer) -> MadePack | None:
         pack = await self._pack(batch, packer)
