@@ -51,9 +51,9 @@ IDLE_S = 30.0
 """A porter that has had nothing to do for so long ends."""
 SILENCE_S = 10.0
 """A porter that has said nothing for so long is taken for hung, or starved: it says something every second."""
-MAKE_S = 5.0
-"""A porter that takes so long for a pack, a matter of some hundredths, is starved. It has what others leave of the
-processors, which must not mean that nothing is uploaded on a busy machine."""
+MAKE_S = 20.0
+"""A porter that takes so long for a pack, a matter of some hundredths, or of seconds with the strongest compression, is
+starved. It has what others leave of the processors, which must not mean that nothing is uploaded on a busy machine."""
 START_S = 3.0
 """How long to wait for one that was started. It takes half a second, in which it is better not to be in its way."""
 AGAIN_S = 30.0
@@ -329,7 +329,6 @@ async def _process() -> AsyncIterator[Line]:
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - see above; it returns in a few milliseconds
                 COMMAND,
-                cwd="/",
                 stdin=its.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -108,6 +108,7 @@ class Porter:
     async def _make(self, order: Make) -> Answer:
         parcels = [Parcel(BlockId(block_id), size, data) for block_id, size, data in order.blocks]
         pack, unreadable = await trio.to_thread.run_sync(make_pack, self._cache, parcels, self._order.level)
+        await trio.lowlevel.checkpoint_if_cancelled()  # nobody would drop it
         if pack is None or unreadable:
             return Failed(order.number, "", f"{len(unreadable)} blocks cannot be read", "")
         log.debug("a pack of %d blocks, %d bytes", len(pack.entries), len(pack.data))
@@ -167,14 +168,15 @@ def take_low_priority() -> None:
     Where the kernel shares processors out by session first (autogroup, sched(7)), that counts within ours alone, in
     which nobody else is: the whole session steps back as well.
     """
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):  # where that is forbidden it is a process of its own all the same
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):  # a kernel without
         Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
 
 
 def main() -> None:
-    take_low_priority()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # had it died before, the line would be closed
+    take_low_priority()
     tune_allocator()
     trio.run(_main, socket.socket(fileno=os.dup(0)))
 

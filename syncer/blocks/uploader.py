@@ -182,10 +182,10 @@ class Uploader:
             return await self._carry(batch, self._local)
 
     async def _packer(self, batch: list[Block]) -> Packer:
-        """Who is to make the pack."""
+        """Who is to make the pack. After a failure not the porter: it has connections of its own, which may be why."""
         is_bulk = sum(block.size for block in batch) >= PACK_BYTES // 2
         self._bulk = self._bulk + 1 if is_bulk else 0
-        if self._porter is None or not is_bulk:
+        if self._porter is None or not is_bulk or self.error is not None:
             return self._local
         worth_it = self._porter.is_ready or self._bulk >= BULK_PACKS
         return self._porter if worth_it and await self._porter.come() else self._local

@@ -33,7 +33,7 @@ NO_WARNING = r"(?!)"
 
 
 class Watch:
-    """What DATA and the mount's process took at most, seen from outside: `du`, /proc/PID/fd and /proc/PID/status.
+    """What DATA and the mount's processes took at most, seen from outside: `du`, /proc/PID/fd and /proc/PID/status.
 
     Runs in a thread of its own from `start` to `stop`. Nothing here asks syncer.
 
@@ -68,7 +68,7 @@ class Watch:
         disk_bytes = sum(parts.values())
         if disk_bytes > self.disk_bytes:
             self.disk_bytes, self.parts = disk_bytes, parts
-        self.memory_bytes = max(self.memory_bytes, peak_memory_bytes(self._pid))
+        self.memory_bytes = max(self.memory_bytes, sum(map(peak_memory_bytes, [self._pid, *children(self._pid)])))
         self.looks += 1
 
     def _on_disk(self) -> dict[str, int]:
@@ -100,6 +100,13 @@ def peak_memory_bytes(pid: int) -> int:
         if found:
             return int(found[1]) * 1024
     return 0
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and that have not ended (proc(5))."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 class Mount:
