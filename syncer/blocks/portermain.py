@@ -159,6 +159,7 @@ async def _main(end: socket.socket) -> None:
         porter = Porter(line, order, backend)
         logging.getLogger().addHandler(_ToParent(porter))
         logging.getLogger("syncer").setLevel(order.log_level)
+        take_low_priority()  # with everything loaded: a start that takes long is of no use to anybody
         await porter.serve()
 
 
@@ -176,7 +177,6 @@ def take_low_priority() -> None:
 
 def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # had it died before, the line would be closed
-    take_low_priority()
     tune_allocator()
     trio.run(_main, socket.socket(fileno=os.dup(0)))
 
