@@ -20,9 +20,9 @@ import pyfuse3
 import trio
 
 from syncer import control, mounts
-from syncer.backends.base import Backend
 from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
+from syncer.blocks.porter import Porter, PorterSettings
 from syncer.config import Config
 from syncer.control import Progress, Status
 from syncer.datadir import DataDirectory, need_database
@@ -32,6 +32,7 @@ from syncer.errors import DeadlinePassed, FuseUnavailable, WrongRepository, alon
 from syncer.fs import device, fuse
 from syncer.meta.store import MetaStore
 from syncer.snapshots import recovery
+from syncer.snapshots.records import FORMAT_KEY
 from syncer.snapshots.repository import Membership, Wish, join
 
 R = TypeVar("R")
@@ -91,7 +92,7 @@ def _run(function: Callable[[], Awaitable[R]]) -> R:
 
 async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], None]) -> MountResult:
     async with _opened(
-        request.data, request.config, take_over=request.take_over, read_only=request.read_only
+        request.data, request.config, take_over=request.take_over, read_only=request.read_only, with_porter=True
     ) as opened:
         engine, membership = opened
         service = _Service(request, engine, _begin_session(request, engine))
@@ -201,9 +202,18 @@ def _note(engine: Engine, membership: Membership) -> str:
 
 @contextlib.asynccontextmanager
 async def _opened(
-    data: Path, config: Config, *, take_over: bool = False, read_only: bool = False, publishing: bool = True
+    data: Path,
+    config: Config,
+    *,
+    take_over: bool = False,
+    read_only: bool = False,
+    publishing: bool = True,
+    with_porter: bool = False,
 ) -> AsyncIterator[tuple[Engine, Membership]]:
-    """The engine of DATA, which is locked, joined to the repository on its remote."""
+    """The engine of DATA, which is locked, joined to the repository on its remote.
+
+    *with_porter* leaves processors to whoever uses the files while much is uploaded.
+    """
     settings = Settings(
         budget_bytes=config.budget_bytes,
         snapshot_interval_s=config.snapshot_interval_s,
@@ -225,13 +235,24 @@ async def _opened(
         if membership.read_only_reason:
             log.warning("read-only: %s", membership.read_only_reason)
         read_only = read_only or membership.read_only_reason is not None
-        running = Engine.open(data, meta, backend, settings, read_only=read_only, publishing=publishing)
+        porter = _porter(data, config, backend) if with_porter else None
+        running = Engine.open(data, meta, backend, settings, read_only=read_only, publishing=publishing, porter=porter)
         async with running as engine:
             yield engine, membership
 
 
+def _porter(data: Path, config: Config, backend: RetryingBackend) -> Porter:
+    settings = PorterSettings(
+        url=config.remote,
+        password_file=config.password_file,
+        proof_key=FORMAT_KEY,
+        level=config.compression_level,
+    )
+    return Porter(data / "cache", backend, settings)
+
+
 @contextlib.asynccontextmanager
-async def backend_of(config: Config) -> AsyncIterator[Backend]:
+async def backend_of(config: Config) -> AsyncIterator[RetryingBackend]:
     """The remote of *config*, with retries and deadlines."""
     password_file = Path(config.password_file) if config.password_file else None
     inner = open_backend(config.remote, password_file=password_file)

@@ -14,6 +14,7 @@ from pathlib import Path
 import trio
 
 from syncer.backends.base import Backend
+from syncer.blocks.porter import Porter
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
@@ -65,6 +66,7 @@ class Engine:
         nursery: trio.Nursery,
         *,
         read_only: bool,
+        porter: Porter | None = None,
     ) -> None:
         self._data = data
         self._pending = trio.Event()
@@ -89,7 +91,9 @@ class Engine:
             delay_s=settings.upload_delay_s,
             parallelism=settings.upload_parallelism,
             level=settings.compression_level,
+            porter=porter,
         )
+        self._porter = porter
         self.eraser = Eraser(meta, self.commit)
         self.file_system = FileSystem(self.store, self._make_io, read_only=read_only)
         self.publisher = Publisher(
@@ -143,15 +147,17 @@ class Engine:
         *,
         read_only: bool = False,
         publishing: bool = True,
+        porter: Porter | None = None,
     ) -> AsyncIterator["Engine"]:
         """Run the engine of an opened, joined DATA. Leaving ends its tasks and commits; *meta* is closed too.
 
-        Without *publishing* snapshots are taken only when asked for.
+        Without *publishing* snapshots are taken only when asked for. *porter*, which goes to the same remote as
+        *backend*, takes over the packs when there are many.
         """
         engine: Engine | None = None
         try:
             async with trio.open_nursery() as nursery:
-                engine = cls(data, meta, backend, settings, nursery, read_only=read_only)
+                engine = cls(data, meta, backend, settings, nursery, read_only=read_only, porter=porter)
                 engine._start(nursery, publishing=publishing)
                 try:
                     yield engine
@@ -173,6 +179,8 @@ class Engine:
         tasks = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]
+        if self._porter is not None and not self.read_only:
+            tasks.append(self._porter.run)
         if publishing and not self.read_only:
             tasks.append(self.publisher.run)
         for task in tasks:

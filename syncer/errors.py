@@ -144,6 +144,16 @@ class BudgetExhausted(SyncerError):
     default_hint = "wait for uploads, or give the mount more MB"
 
 
+class PorterLost(SyncerError):
+    """The process that makes and puts packs died, or answers nonsense. What it was asked for is done without it."""
+
+    retry = True
+
+
+class PorterSlow(PorterLost):
+    """It gets so little of the processors, or of the disk, that it is better to do without it."""
+
+
 def alone(error: BaseException) -> BaseException:
     """*error*, or what was alone in the groups that nurseries make of it."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

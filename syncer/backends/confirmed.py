@@ -13,11 +13,16 @@ async def put_seen(backend: Backend, key: str, data: bytes | memoryview) -> None
     Raises: BackendError; RemoteUnreachable when it took the object and does not have it.
     """
     await backend.put(key, data)
+    await check_seen(backend, key, memoryview(data).nbytes)
+
+
+async def check_seen(backend: Backend, key: str, size_bytes: int) -> None:
+    """Return when the remote shows an object that was put before with its *size_bytes*. Raises: as `put_seen`."""
     try:
-        size_bytes = (await backend.stat(key)).size_bytes
+        shown_bytes = (await backend.stat(key)).size_bytes
     except ObjectMissing as error:
         raise _not_stored(backend, key) from error
-    if size_bytes != memoryview(data).nbytes:
+    if shown_bytes != size_bytes:
         raise _not_stored(backend, key)
 
 

@@ -9,7 +9,7 @@ RetryingBackend does that.
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import boto3
 import botocore.session
@@ -91,7 +91,7 @@ class S3Backend(Backend):
 
     async def put(self, key: str, data: bytes | memoryview) -> None:
         name = self._name(key)
-        body = bytes(data)  # boto3 takes no memoryview
+        body = _boto_bytes(data)
         await self._in_thread(key, lambda client: client.put_object(Bucket=self._bucket, Key=name, Body=body))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -223,6 +223,14 @@ class S3Backend(Backend):
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404 and not self._bucket_seen:
                 client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
             raise
+
+
+def _boto_bytes(data: bytes | memoryview) -> bytes:
+    """*data* as boto3 takes it, which is not as a memoryview: without a copy where it shows the whole of a buffer."""
+    whole = data.obj if isinstance(data, memoryview) else data
+    if isinstance(whole, bytes | bytearray) and len(whole) == memoryview(data).nbytes:
+        return cast(bytes, whole)  # boto3 takes bytearrays, which its stubs do not say
+    return bytes(data)
 
 
 def _is_key(key: str) -> bool:

@@ -1,7 +1,7 @@
 """Plain blocks on the local disk: files under cache/, or rows of meta.db up to SMALL_BYTES.
 
 Owned by the BlockStore; nothing else touches the folder. Methods are synchronous and run on the event loop's thread,
-so each is atomic to other tasks; `write_temporary` and `read_file` may run in threads.
+so each is atomic to other tasks; `write_temporary` may run in threads.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class Incoming:
 class BlockCache:
     def __init__(self, folder: Path, meta: MetaStore, background: Background, retired: Retired) -> None:
         """*folder* exists. Finishes what a crash left: temporary files, deletions."""
-        self._folder = folder
+        self.folder = folder
         self._background = background
         self._meta = meta
         self._files: dict[int, int] = {}
@@ -68,7 +68,7 @@ class BlockCache:
         self._retired = retired
 
     def path(self, block_id: BlockId) -> Path:
-        return block_file(self._folder, block_id)
+        return block_file(self.folder, block_id)
 
     def close(self) -> None:
         while self._files:
@@ -179,13 +179,6 @@ class BlockCache:
         log.warning("block %s: the cached copy is damaged or gone; it is fetched again", block.id.hex())
         self.evict([block])
 
-    def read_file(self, block_id: BlockId) -> bytes | None:
-        """The whole cache file, unverified, or None without one. Safe in a thread. Raises: OSError."""
-        try:
-            return self.path(block_id).read_bytes()
-        except FileNotFoundError:
-            return None
-
     # --- changing ------------------------------------------------------------------------------------------------
 
     def write_temporary(self, block: Block, data: bytes | memoryview) -> Incoming:
@@ -251,7 +244,7 @@ class BlockCache:
     def sweep(self) -> None:
         """After a power cut: delete the files that no row speaks of, which would take room that nobody counts."""
         for byte in range(256):
-            folder = self._folder / f"{byte:02x}"
+            folder = self.folder / f"{byte:02x}"
             known = {block_id.hex() for block_id in self._meta.blocks.cached_files(byte)}
             for name in os.listdir(folder):
                 if name not in known:

@@ -1,9 +1,9 @@
 """Sends sealed blocks to the remote: oldest first, in packs, several at once.
 
-One task plans (`run`), each pack is a task of its own. A block counts as stored only when its pack is.
+One task plans (`run`), each pack is a task of its own. A block counts as stored only when its pack is. Packs are made
+and put here, and by the porter while there are many.
 """
 
-import errno
 import logging
 import random
 import time
@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from syncer.backends.base import Backend
-from syncer.backends.confirmed import put_seen
-from syncer.blocks.codec import block_id, seal
-from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder, pack_key
+from syncer.blocks.pack import PACK_BLOCKS
+from syncer.blocks.packer import LocalPacker, MadePack, Packer, Parcel
+from syncer.blocks.porter import Porter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
-from syncer.errors import BackendError, LocalDamage, SyncerError
+from syncer.errors import BackendError, LocalDamage, PorterLost, SyncerError
 from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.values import CONTENT, PACK_BYTES
 
@@ -27,6 +27,9 @@ PATIENCE = 3
 """A pack that is not full leaves when its oldest block has waited this many times the upload delay."""
 PACKERS = 1
 """Packs are made by so many threads at most (each holds its pack twice meanwhile); one is faster than most networks."""
+BULK_PACKS = 2
+"""So many packs in a row, each at least half full, have the porter started. That takes the time of some four packs, and
+is time that whoever uses the files does not lose."""
 RETRY_S = 5.0
 """How long to leave the local disk alone that has just refused something."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
@@ -44,14 +47,16 @@ class Uploader:
         delay_s: float,
         parallelism: int,
         level: int,
+        porter: Porter | None = None,
     ) -> None:
         self._meta = store.meta
-        self._backend = backend
-        self._cache = store.cache
+        self._local = LocalPacker(store.cache.folder, backend, level)
+        self._porter = porter
+        self._bulk = 0
+        """Packs, each at least half full, that were sent one after the other."""
         self._budget = store.budget
         self._durability = durability
         self._delay_s = delay_s
-        self._level = level
         self._parallelism = self._limit = max(1, min(parallelism, backend.parallelism))
         self._running = 0
         self._packers = trio.CapacityLimiter(PACKERS)
@@ -139,19 +144,15 @@ class Uploader:
 
     async def _send(self, batch: list[Block]) -> None:
         try:
-            async with self._packers:  # before the rows are read: they take memory too
-                rows = {b.number: self._meta.blocks.data(b.number) for b in batch if b.cached == CACHED_ROW}
-                pack, unreadable = await trio.to_thread.run_sync(self._pack, batch, rows)
-            self._set_aside(unreadable)
+            pack = await self._on_remote(batch)
             if pack is None:
                 return
-            await put_seen(self._backend, pack_key(pack.id), pack.data)
             with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
-                self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, pack.locations())
+                self._meta.blocks.stored(pack.id, pack.size_bytes, CONTENT, pack.locations)
                 await self._sync()
             self._limit = min(self._parallelism, self._limit + 1)
-            self.uploaded_bytes += len(pack.data)
-            self.stored_bytes += sum(entry.plain_bytes for entry in pack.entries)
+            self.uploaded_bytes += pack.size_bytes
+            self.stored_bytes += sum(plain_bytes for _, _, _, plain_bytes in pack.locations)
             self.remote_ok, self.error = True, None
             self._pause_s = FIRST_PAUSE_S
         except BackendError as error:
@@ -170,6 +171,44 @@ class Uploader:
             self.progressed = trio.Event()
             self.on_stored()
             self.wake()
+
+    async def _on_remote(self, batch: list[Block]) -> MadePack | None:
+        """The batch as a pack that the remote has; None when none of it can be read."""
+        packer = await self._packer(batch)
+        try:
+            return await self._carry(batch, packer)
+        except PorterLost as error:
+            log.info("upload: the porter: %s; the pack is made without it", error)
+            return await self._carry(batch, self._local)
+
+    async def _packer(self, batch: list[Block]) -> Packer:
+        """Who is to make the pack. After a failure not the porter: it has connections of its own, which may be why."""
+        is_bulk = sum(block.size for block in batch) >= PACK_BYTES // 2
+        self._bulk = self._bulk + 1 if is_bulk else 0
+        if self._porter is None or not is_bulk or self.error is not None:
+            return self._local
+        worth_it = self._porter.is_ready or self._bulk >= BULK_PACKS
+        return self._porter if worth_it and await self._porter.come() else self._local
+
+    async def _carry(self, batch: list[Block], packer: Packer) -> MadePack | None:
+        pack = await self._pack(batch, packer)
+        if pack is None:
+            return None
+        try:
+            await pack.put()
+        finally:
+            pack.drop()
+        return pack
+
+    async def _pack(self, batch: list[Block], packer: Packer) -> MadePack | None:
+        async with self._packers:  # before the rows are read: they take memory too
+            parcels = [Parcel(block.id, block.size, self._row(block)) for block in batch]
+            pack, unreadable = await packer.make(parcels)
+        self._set_aside([batch[place] for place in unreadable])
+        return pack
+
+    def _row(self, block: Block) -> bytes | None:
+        return self._meta.blocks.data(block.number) if block.cached == CACHED_ROW else None
 
     async def _sync(self) -> None:
         """Make what is recorded durable, however long the disk takes to be of use again."""
@@ -199,23 +238,3 @@ class Uploader:
             if current.location is None and current.cached:
                 log.error("upload: block %s is damaged here, and the remote has none", block.id.hex())
                 self._meta.damage.lost(block.number)
-
-    def _read_file(self, block: Block) -> bytes | None:
-        try:
-            return self._cache.read_file(block.id)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return None  # this one is lost; the others must not be kept from leaving
-
-    def _pack(self, batch: list[Block], rows: dict[int, bytes | None]) -> tuple[Pack | None, list[Block]]:
-        """In a thread: verify, seal and pack the blocks; returns those that cannot be read apart."""
-        builder = PackBuilder()
-        unreadable: list[Block] = []
-        for block in batch:
-            data = rows.pop(block.number) if block.number in rows else self._read_file(block)
-            if data is None or block_id(data) != block.id:
-                unreadable.append(block)
-            else:
-                builder.add(block.id, seal(data, self._level), len(data))
-        return (builder.finish() if len(unreadable) < len(batch) else None), unreadable

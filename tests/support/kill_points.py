@@ -22,6 +22,7 @@ CALLS: Mapping[str, str] = {
     "punch": "syncer.blocks.dirty:DirtyFiles.punch",
     "retired": "syncer.blocks.retired:Retired.delete_durable",
     "pack": "syncer.blocks.uploader:Uploader._pack",
+    "carried": "syncer.blocks.uploader:Uploader._on_remote",
     "put": "syncer.backends.retry:RetryingBackend.put",
     "stored": "syncer.meta.blocktable:BlockTable.stored",
     "take-number": "syncer.meta.snapshottable:SnapshotTable.take_seq",

@@ -33,7 +33,7 @@ NO_WARNING = r"(?!)"
 
 
 class Watch:
-    """What DATA and the mount's process took at most, seen from outside: `du`, /proc/PID/fd and /proc/PID/status.
+    """What DATA and the mount's processes took at most, seen from outside: `du`, /proc/PID/fd and /proc/PID/status.
 
     Runs in a thread of its own from `start` to `stop`. Nothing here asks syncer.
 
@@ -68,7 +68,8 @@ class Watch:
         disk_bytes = sum(parts.values())
         if disk_bytes > self.disk_bytes:
             self.disk_bytes, self.parts = disk_bytes, parts
-        self.memory_bytes = max(self.memory_bytes, peak_memory_bytes(self._pid))
+        porters = sum(own_memory_bytes(child) for child in children(self._pid))
+        self.memory_bytes = max(self.memory_bytes, peak_memory_bytes(self._pid) + porters)
         self.looks += 1
 
     def _on_disk(self) -> dict[str, int]:
@@ -95,11 +96,27 @@ class Watch:
 
 def peak_memory_bytes(pid: int) -> int:
     """The most resident memory the process has had so far (VmHWM of proc(5)); 0 when it has ended."""
+    return _memory_bytes(pid, "VmHWM")
+
+
+def own_memory_bytes(pid: int) -> int:
+    """What the process has now beside what it shares with others (RssAnon of proc(5)); 0 when it has ended."""
+    return _memory_bytes(pid, "RssAnon")
+
+
+def _memory_bytes(pid: int, field: str) -> int:
     with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
         if found:
             return int(found[1]) * 1024
     return 0
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and that have not ended (proc(5))."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 class Mount:

@@ -9,6 +9,7 @@ import trio
 
 from syncer.backends.base import Backend
 from syncer.backends.memory import MemoryBackend
+from syncer.blocks.porter import Porter
 from syncer.engine import Engine, Settings
 from syncer.fs.namespace import Caller
 from syncer.meta.store import MetaStore
@@ -72,7 +73,13 @@ class SlowLine(MemoryBackend):
 
 @contextlib.asynccontextmanager
 async def opened(
-    data: Path, backend: Backend, *, wish: Wish = WRITER, publishing: bool = False, **changes: object
+    data: Path,
+    backend: Backend,
+    *,
+    wish: Wish = WRITER,
+    publishing: bool = False,
+    porter: Porter | None = None,
+    **changes: object,
 ) -> AsyncIterator[Engine]:
     """The engine of *data* (made when it is not there) on *backend*; *changes* go into its settings."""
     for name in ("cache", "dirty", "journal"):
@@ -80,7 +87,9 @@ async def opened(
     meta = MetaStore(data)
     await join(meta, backend, wish)
     settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
-    async with Engine.open(data, meta, backend, settings, read_only=wish.read_only, publishing=publishing) as engine:
+    async with Engine.open(
+        data, meta, backend, settings, read_only=wish.read_only, publishing=publishing, porter=porter
+    ) as engine:
         yield engine
 
 
