@@ -1,12 +1,16 @@
-"""Which snapshot somebody means: by its name, its label, its id, its place, or a moment. Pure."""
+"""Which snapshot somebody means: by its name, its label, its id, its place, or a moment. Pure.
+
+A moment is worked out by the process of who says it (`moment_of`), whose clock and time zone count, and the snapshot
+found where the snapshots are.
+"""
 
 import re
 from collections.abc import Sequence
-from datetime import tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Protocol, TypeVar
 
 from syncer.errors import UsageError
-from syncer.snapshots.moments import parse_moment
+from syncer.snapshots.moments import EXAMPLES, SECOND_NS, parse_moment
 
 LATEST = "latest"
 ID_PREFIX_MIN = 4
@@ -28,10 +32,6 @@ class Selectable(Protocol):
     def id(self) -> str: ...
 
     @property
-    def name(self) -> str:
-        """What its directory is called: its local time, and its label."""
-
-    @property
     def time_ns(self) -> int: ...
 
     @property
@@ -45,11 +45,25 @@ class NoSuchSnapshot(UsageError):
     """No snapshot, or more than one, is what was asked for."""
 
 
-def select(text: str, snapshots: Sequence[S], now_ns: int, zone: tzinfo | None = None) -> S:
-    """The one of *snapshots* (the oldest first) that *text* means at *now_ns*, in the time zone *zone*.
+def name_of(snapshot: Selectable, zone: tzinfo | None = None) -> str:
+    """What people call it: the local time of its moment, and its label where it has one."""
+    moment = datetime.fromtimestamp(snapshot.time_ns // SECOND_NS, UTC).astimezone(zone)
+    return moment.strftime("%Y-%m-%d_%H-%M-%S") + (f"_{snapshot.label}" if snapshot.label else "")
 
-    In this order: `latest`; a label; the name of its directory; `peer/seq`; the beginning of an id; a moment
-    (moments.py), which means the newest snapshot at or before it.
+
+def moment_of(text: str, now_ns: int, zone: tzinfo | None = None) -> int | None:
+    """The moment that *text* means to who says it, at *now_ns* and in *zone*; None for what is no moment."""
+    try:
+        return parse_moment(text, now_ns, zone)
+    except UsageError:
+        return None
+
+
+def select(text: str, snapshots: Sequence[S], moment_ns: int | None, zone: tzinfo | None = None) -> S:
+    """The one of *snapshots* (the oldest first) that *text* means.
+
+    In this order: `latest`; a label; the name of its directory; `peer/seq`; the beginning of an id; and at last
+    *moment_ns*, which is what *text* means as a moment: the newest snapshot at or before it.
 
     Raises: NoSuchSnapshot: none or several; the message says which there are.
     """
@@ -60,27 +74,25 @@ def select(text: str, snapshots: Sequence[S], now_ns: int, zone: tzinfo | None =
         return snapshots[-1]
     for found in (
         [snapshot for snapshot in snapshots if snapshot.label == text],
-        [snapshot for snapshot in snapshots if snapshot.name == said],
+        [snapshot for snapshot in snapshots if snapshot.label and name_of(snapshot, zone) == said],
         _at_place(said, snapshots),
         _with_id(said, snapshots),
     ):
         if len(found) > 1:
-            raise NoSuchSnapshot(f"{text!r} may be any of {_names(found)}", hint="give more of it")
+            raise NoSuchSnapshot(f"{text!r} may be any of {_names(found, zone)}", hint="give more of it")
         if found:
             return found[0]
-    try:
-        moment_ns = parse_moment(said, now_ns, zone)
-    except UsageError as error:
-        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=error.hint) from error
-    return newest_at(moment_ns, snapshots, text)
+    if moment_ns is None:
+        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=f"say {EXAMPLES}")
+    return newest_at(moment_ns, snapshots, text, zone)
 
 
-def newest_at(moment_ns: int, snapshots: Sequence[S], text: str) -> S:
+def newest_at(moment_ns: int, snapshots: Sequence[S], text: str, zone: tzinfo | None = None) -> S:
     """The newest of *snapshots* at or before the moment. Of equal ones the last. Raises: NoSuchSnapshot."""
     found = [snapshot for snapshot in snapshots if snapshot.time_ns <= moment_ns]
     if not found:
         oldest = min(snapshots, key=lambda snapshot: snapshot.time_ns)
-        raise NoSuchSnapshot(f"no snapshot is as old as {text!r}", hint=f"the oldest is {oldest.name}")
+        raise NoSuchSnapshot(f"no snapshot is as old as {text!r}", hint=f"the oldest is {name_of(oldest, zone)}")
     newest_ns = max(snapshot.time_ns for snapshot in found)
     return [snapshot for snapshot in found if snapshot.time_ns == newest_ns][-1]
 
@@ -99,7 +111,7 @@ def _with_id(said: str, snapshots: Sequence[S]) -> list[S]:
     return [snapshot for snapshot in snapshots if snapshot.id.startswith(said.lower())]
 
 
-def _names(found: Sequence[S]) -> str:
-    shown = ", ".join(f"{snapshot.id[:12]} ({snapshot.name})" for snapshot in found[:NAMED])
+def _names(found: Sequence[S], zone: tzinfo | None) -> str:
+    shown = ", ".join(f"{snapshot.id[:12]} ({name_of(snapshot, zone)})" for snapshot in found[:NAMED])
     more = len(found) - NAMED
     return f"{shown} and {more} more" if more > 0 else shown

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncer.errors import UsageError
 from syncer.snapshots.moments import parse_moment
-from syncer.snapshots.selector import NoSuchSnapshot, select
+from syncer.snapshots.selector import NoSuchSnapshot, moment_of, select
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 21, 14, 5, 30, tzinfo=BERLIN)
@@ -139,15 +139,17 @@ class Shot:
     peer: int
     seq: int
     id: str
-    name: str
     time_ns: int
     label: str | None = None
 
 
 def shot(seq: int, text: str, label: str | None = None, id_: str = "") -> Shot:
     moment = datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=BERLIN)
-    name = moment.strftime("%Y-%m-%d_%H-%M-%S") + (f"_{label}" if label else "")
-    return Shot(1, seq, id_ or f"{seq:x}" * 64, name, ns(moment), label)
+    return Shot(1, seq, id_ or f"{seq:x}" * 64, ns(moment), label)
+
+
+def chosen(text: str, shots: list[Shot]) -> int:
+    return select(text, shots, moment_of(text, ns(NOW), BERLIN), BERLIN).seq
 
 
 SHOTS = [
@@ -179,26 +181,26 @@ SHOTS = [
     ],
 )
 def test_names_of_snapshots(text: str, seq: int) -> None:
-    assert select(text, SHOTS, ns(NOW), BERLIN).seq == seq
+    assert chosen(text, SHOTS) == seq
 
 
 def test_the_beginning_of_several_ids_names_them() -> None:
     with pytest.raises(NoSuchSnapshot, match=r"aabbccdd0000 \(2026-11-19_10-00-00\), aabbccee0000"):
-        select("aabb", SHOTS, ns(NOW), BERLIN)
+        chosen("aabb", SHOTS)
 
 
 def test_before_the_oldest_there_is_none_and_the_message_says_which_that_is() -> None:
     with pytest.raises(NoSuchSnapshot) as caught:
-        select("2026-11-18", SHOTS, ns(NOW), BERLIN)
+        chosen("2026-11-18", SHOTS)
     assert "2026-11-19_10-00-00" in caught.value.hint
 
 
 def test_without_snapshots_nothing_is_found() -> None:
     with pytest.raises(NoSuchSnapshot):
-        select("latest", [], ns(NOW), BERLIN)
+        chosen("latest", [])
 
 
 def test_snapshots_of_a_clock_that_was_wrong_are_found_by_the_time_they_say() -> None:
     wrong = [shot(1, "2030-01-01 00:00:00"), shot(2, "2026-11-20 10:00:00"), shot(3, "2026-11-20 10:00:00")]
-    assert select("yesterday", wrong, ns(NOW), BERLIN).seq == 3
-    assert select("latest", wrong, ns(NOW), BERLIN).seq == 3
+    assert chosen("yesterday", wrong) == 3
+    assert chosen("latest", wrong) == 3
