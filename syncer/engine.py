@@ -24,6 +24,7 @@ from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongReposit
 from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
+from syncer.fs.restoring import Restoring
 from syncer.meta.store import MetaStore
 from syncer.snapshots.history import History
 from syncer.snapshots.publisher import Publisher
@@ -102,6 +103,7 @@ class Engine:
             interval_s=settings.snapshot_interval_s,
         )
         self.history = History(self.store, backend, nursery, deadline_s=settings.network_deadline_s)
+        self.restoring = Restoring(self.file_system, meta, self.history, self.publisher, pace=self.pace)
         self._wire()
 
     def _make_io(self) -> FileIO:

@@ -1,11 +1,13 @@
 """The adapter between pyfuse3 and the file system: converts types and errors, decides nothing."""
 
+import contextlib
 import errno
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import FUSEError
 
 from syncer.fs.errmap import errno_of
@@ -68,6 +70,24 @@ def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     return entry
 
 
+async def changed_behind(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    """Have the kernel forget names and inodes that changed without its having asked for it.
+
+    In a thread: each of these calls waits for requests under way that concern the same directory or the same pages,
+    and the event loop has to serve those.
+    """
+    await trio.to_thread.run_sync(_forget_cached, entries, inodes)
+
+
+def _forget_cached(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    for parent, name in entries:
+        with contextlib.suppress(FileNotFoundError):  # it knew nothing of it
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+    for number in inodes:
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
+
+
 class Adapter(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = False
@@ -83,6 +103,7 @@ class Adapter(pyfuse3.Operations):
         self._fs = file_system
         self._interrupts = interrupts
         file_system.io.interruptible = interrupts.heard
+        file_system.changed_behind = changed_behind
         file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:

@@ -146,7 +146,7 @@ class _Comparison:
                 self._changes.append(Change("modified", now, before, after, aspects=aspects))
             if S_ISDIR(after.mode):
                 for name, one, other in self._children(before, after):
-                    waiting.append((one, other, _join(was, name), _join(now, name)))
+                    waiting.append((one, other, join_path(was, name), join_path(now, name)))
 
     def _children(self, old: Entry, new: Entry) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
         if old.tree == new.tree or old.tree is None or new.tree is None:
@@ -166,7 +166,7 @@ class _Comparison:
                         gone, come = (candidate, twin) if side is self._gone else (twin, candidate)
                         gone.expanded = come.expanded = True
                         for name, before, after in self._children(gone.entry, come.entry):
-                            self._compare(before, after, _join(gone.path, name), _join(come.path, name))
+                            self._compare(before, after, join_path(gone.path, name), join_path(come.path, name))
                     elif not candidate.expanded:
                         self._look_into(candidate, side)
 
@@ -175,7 +175,7 @@ class _Comparison:
         side.prepare(candidate.entry)
         if candidate.entry.tree is not None:
             for entry in iter_directory(TreeId(candidate.entry.tree), self._load):
-                side.add(_join(candidate.path, entry.name), entry)
+                side.add(join_path(candidate.path, entry.name), entry)
 
     def _match(self) -> None:
         """Make changes of what came and went: renames where the inode is the same, in the order of the paths."""
@@ -205,14 +205,15 @@ class _Comparison:
         if S_ISDIR(new.entry.mode):
             self._moved[new.path] = old.path
         parent, _, name = new.path.rpartition(b"/")
-        if parent in self._moved and old.path == _join(self._moved[parent], name):
+        if parent in self._moved and old.path == join_path(self._moved[parent], name):
             if aspects:  # it went along with its directory
                 self._changes.append(Change("modified", new.path, old.entry, new.entry, aspects=aspects))
             return
         self._changes.append(Change("renamed", new.path, old.entry, new.entry, old.path, aspects))
 
 
-def _join(path: bytes, name: bytes) -> bytes:
+def join_path(path: bytes, name: bytes) -> bytes:
+    """The path of *name* in the directory *path*, which is empty for the root."""
     return path + b"/" + name if path else name
 
 
