@@ -428,7 +428,7 @@ class Restorer:
                 return
 
     async def _relink_long(self, number: int, wanted: Entry) -> None:
-        """Link a long file piece by piece; pieces that are as they were stay. Whoever reads meanwhile sees some of each."""
+        """Link a long file piece by piece; pieces that are as they were stay. Who reads meanwhile sees some of each."""
         assert wanted.tree is not None
         position = 0
         async for parts in self._chunks(TreeId(wanted.tree)):

@@ -39,7 +39,7 @@ class Plan:
 
 
 def find_path(root: Entry, path: bytes, load: Load, ready: Callable[[Entry], None]) -> Entry | None:
-    """What is at *path* below *root*; None when nothing is. *ready* is called with each directory that is looked into."""
+    """What is at *path* below *root*; None when nothing is. *ready* is called with each directory before a look."""
     entry: Entry | None = root
     for name in filter(None, path.split(b"/")):
         if entry is None or entry.tree is None or not S_ISDIR(entry.mode):
@@ -94,7 +94,7 @@ def make_plan(
 
 
 def _is_touched(step: Step, changed: bool, has_newer: bool) -> bool:
-    """Whether a directory that is there needs its own attributes back: a newer name in it has its own right to mtime."""
+    """Whether a directory that is there needs its own attributes back: mtime may be that of a newer name in it."""
     now, wanted = step.now, step.wanted
     assert now is not None and wanted is not None
     return changed or not (is_dressed(now, wanted) if has_newer else is_as_wanted(now, wanted))
