@@ -123,7 +123,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     if engine.read_only:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
-    adapter = fuse.Adapter(engine.file_system, waiter.interrupts, writeback=request.writeback)
+    adapter = fuse.Adapter(engine.file_system, engine.past, waiter.interrupts, writeback=request.writeback)
     if request.sync_remote:
         adapter.flush_remote = engine.flush
     try:
@@ -212,6 +212,7 @@ async def _opened(
         upload_parallelism=config.upload_parallelism,
         read_ahead_bytes=config.read_ahead_bytes,
         compression_level=config.compression_level,
+        history_name=config.history_name.encode() or None,
     )
     async with backend_of(config) as backend:
         meta = MetaStore(data)

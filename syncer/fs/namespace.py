@@ -184,6 +184,13 @@ class Namespace:
             raise OSError(errno.EINVAL, "not a symlink")
         return self._meta.inodes.target(inode)
 
+    def path(self, number: int) -> bytes:
+        """One path of the inode, from the root and without a slash before it. Raises: OSError ENOENT: it has none."""
+        path = self._meta.names.path(number)
+        if path is None:
+            raise OSError(errno.ENOENT, "it has lost its last name")
+        return path
+
     def entries(self, number: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries of a directory, those after *after_cookie*."""
         self._meta.inodes.shed()

@@ -1,7 +1,9 @@
 """Snapshots and moments as people name them."""
 
 import contextlib
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -10,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.errors import UsageError
+from syncer.snapshots.history import Snapshot, snapshot_of
 from syncer.snapshots.moments import parse_moment
+from syncer.snapshots.records import SnapshotRecord, encode
 from syncer.snapshots.selector import NoSuchSnapshot, moment_of, select
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -114,8 +118,6 @@ def test_a_time_without_a_zone_is_that_of_who_says_it() -> None:
 
 
 def test_without_a_zone_it_is_the_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
@@ -132,24 +134,23 @@ def test_any_text_is_a_moment_or_refused(text: str) -> None:
         parse_moment(text, ns(NOW), BERLIN)
 
 
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """A snapshot, as far as it is selected by."""
-
-    peer: int
-    seq: int
-    id: str
-    time_ns: int
-    label: str | None = None
+@pytest.fixture(autouse=True)
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
-def shot(seq: int, text: str, label: str | None = None, id_: str = "") -> Shot:
+def shot(seq: int, text: str, label: str | None = None, id_: str = "") -> Snapshot:
     moment = datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=BERLIN)
-    return Shot(1, seq, id_ or f"{seq:x}" * 64, ns(moment), label)
+    record = SnapshotRecord(1, 1, seq, bytes(32), (), ns(moment), "host", 0, 1, 0, 0, 9, label, False, "auto")
+    return replace(snapshot_of(encode(record)), id=id_ or f"{seq:x}" * 64)
 
 
-def chosen(text: str, shots: list[Shot]) -> int:
-    return select(text, shots, moment_of(text, ns(NOW), BERLIN), BERLIN).seq
+def chosen(text: str, shots: list[Snapshot]) -> int:
+    return select(text, shots, moment_of(text, ns(NOW))).seq
 
 
 SHOTS = [
