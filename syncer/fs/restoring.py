@@ -8,7 +8,7 @@ from typing import Literal
 
 import trio
 
-from syncer.errors import UsageError
+from syncer.errors import BudgetExhausted, SyncerError, UsageError, WrongRepository
 from syncer.fs.filesystem import FileSystem
 from syncer.fs.restorer import Problem, Restorer
 from syncer.meta.store import MetaStore
@@ -169,8 +169,10 @@ def _planned(step: Step, load: Callable[..., bytes]) -> Planned:
     return Planned(step.path, action, *totals_of(entry, load))
 
 
-def outcome_of(error: OSError) -> UsageError:
-    """What a command says when the file system refused."""
+def refusal(error: OSError) -> SyncerError:
+    """What a command says when the file system refuses."""
     if error.errno == errno.EROFS:
-        return UsageError("the file system is mounted read-only", hint="restore where it is mounted for writing")
-    return UsageError(f"the file system refused: {error.strerror}")
+        return WrongRepository("it is mounted read-only", hint="do that where it is mounted for writing")
+    if error.errno == errno.ENOSPC:
+        return BudgetExhausted("there is no room for more names", hint="give the mount more MB, and do it again")
+    return SyncerError(f"the file system refuses: {error.strerror or error}")

@@ -122,11 +122,18 @@ class Publisher:
                 await trio.sleep(self._interval_s)
 
     async def publish(
-        self, reason: str, *, label: str | None = None, released: bool = False, progress: Progress = None
+        self,
+        reason: str,
+        *,
+        label: str | None = None,
+        released: bool = False,
+        progress: Progress = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Return when everything written before the call is on the remote, in a snapshot.
 
-        One with a *label* is taken even if nothing has changed. Cancelled or failed, nothing is lost: what was uploaded
+        One with a *label* is taken even if nothing has changed. *check* is called when nobody else publishes any more,
+        and may refuse. Cancelled or failed, nothing is lost: what was uploaded
         stays, and the next publication goes on from there.
 
         Raises:
@@ -136,6 +143,7 @@ class Publisher:
         """
         wish = _Wish(reason, label, released)
         async with self._turn:
+            check()
             self._uploader.hurry += 1
             try:
                 await self._again_while_it_gives_way(lambda: self._publish(wish, progress))

@@ -20,8 +20,24 @@ NAMED = 4
 """So many candidates a message names."""
 
 
+LABEL_MAX = 100
+"""Characters."""
+
+
 class NoSuchSnapshot(UsageError):
     """No snapshot, or more than one, is what was asked for."""
+
+
+def check_label(label: str, snapshots: Sequence[Snapshot]) -> None:
+    """Raises: UsageError: no snapshot can be called so, or one is already."""
+    if not label.strip() or not label.isprintable() or "/" in label or len(label) > LABEL_MAX:
+        raise UsageError(
+            f"{label!r} cannot be a label", hint=f"take up to {LABEL_MAX} printable characters, and no slash among them"
+        )
+    if label == LATEST:
+        raise UsageError(f"{LATEST} always means the newest snapshot", hint="choose another label")
+    if any(snapshot.label == label for snapshot in snapshots):
+        raise UsageError(f"there is a snapshot called {label!r} already", hint="choose another label")
 
 
 def moment_of(text: str, now_ns: int, zone: tzinfo | None = None) -> int | None:
@@ -90,7 +106,9 @@ def _called(said: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
 
 
 def _name(snapshot: Snapshot, snapshots: Sequence[Snapshot]) -> str:
-    return next(name.decode(errors="surrogateescape") for name, found in snapshot_names(snapshots).items() if found is snapshot)
+    return next(
+        name.decode(errors="surrogateescape") for name, found in snapshot_names(snapshots).items() if found is snapshot
+    )
 
 
 def _names(found: Sequence[Snapshot], snapshots: Sequence[Snapshot]) -> str:
