@@ -496,9 +496,9 @@ class Restorer:
     # --- others --------------------------------------------------------------------------------------------------
 
     def _note(self, parent: int, name: bytes, number: int) -> None:
-        """The kernel must hear of it."""
+        """The kernel must hear of it; of the directory too, because it may not know the name."""
         self._entries.append((parent, name))
-        self._inodes.add(number)
+        self._inodes |= {parent, number}
 
     async def _breathe(self, amount: int = METADATA_BYTES) -> None:
         """Between two names: wait for room, tell the kernel, let others have their turn."""
