@@ -415,16 +415,13 @@ class Restorer:
         return None
 
     async def _need_blocks(self, parts: Sequence[Part]) -> None:
-        blocks = self._meta.blocks
-        if all(blocks.find(block_id) is not None for _, _, block_id, _ in parts):
-            return
-        await self._history.learn_indexes()
-        self._check_blocks(parts)
+        if self._meta.blocks.unknown(part[2] for part in parts) is not None:
+            await self._history.learn_indexes()
+            self._check_blocks(parts)
 
     def _check_blocks(self, parts: Sequence[Part]) -> None:
         """Raises: ObjectCorrupt: a block is in no index, or was pruned meanwhile."""
-        blocks = self._meta.blocks
-        missing = next((block_id for _, _, block_id, _ in parts if blocks.find(block_id) is None), None)
+        missing = self._meta.blocks.unknown(part[2] for part in parts)
         if missing is not None:
             raise ObjectCorrupt(f"block {missing.hex()} of it is in no index")
 
@@ -437,6 +434,7 @@ class Restorer:
                 lambda load, start=start: list(islice(iter_extents(tree, load, start), EXTENTS_AT_ONCE))  # type: ignore[misc]
             )
             parts = [(e.start, e.length, BlockId(e.block), e.offset) for e in found]
+            await trio.lowlevel.checkpoint()
             if parts:
                 yield parts
                 position = parts[-1][0] + parts[-1][1]
@@ -521,6 +519,7 @@ class Restorer:
         if len(self._entries) + len(self._inodes) >= TOLD_AT_ONCE:
             await self._tell()
             await self._pace()
+        await trio.lowlevel.checkpoint()
         if amount:
             await self._fs.room(amount)
         else:

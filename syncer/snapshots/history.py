@@ -56,7 +56,8 @@ ROW_BYTES = 256
 class Snapshot:
     """A state of the whole file system. *id* is the hex digits people may type the first of.
 
-    *reason* is auto, manual, unmount or `before restore`. *logical_bytes*: sizes of all files; *unique_bytes*: of the blocks they name.
+    *reason* is auto, manual, unmount or `before restore`. *logical_bytes*: sizes of all files; *unique_bytes*: of the
+    blocks they name.
     """
 
     peer: PeerId
