@@ -27,6 +27,7 @@ from syncer.fs.filesystem import FileSystem
 from syncer.fs.history import HistoryTree
 from syncer.fs.pastfile import PastFiles
 from syncer.fs.readahead import Limits
+from syncer.fs.restoring import Restoring
 from syncer.meta.store import MetaStore
 from syncer.snapshots.history import History
 from syncer.snapshots.publisher import Publisher
@@ -113,6 +114,7 @@ class Engine:
         self.history = History(self.store, backend, nursery, deadline_s=deadline_s)
         files = PastFiles(self.store, self.history, self._limits)
         self.past = HistoryTree(self.history, files, self.file_system.names.inode, self.file_system.names.path)
+        self.restoring = Restoring(self.file_system, meta, self.history, self.publisher, pace=self.pace)
         self._wire()
 
     def _make_io(self) -> FileIO:

@@ -8,7 +8,7 @@ wait each write is applied without an await.
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -22,7 +22,7 @@ from syncer.errors import BudgetExhausted
 from syncer.fs.eraser import Eraser
 from syncer.fs.handles import OpenFile
 from syncer.fs.readahead import Limits, ReadAhead
-from syncer.meta.extents import Extent
+from syncer.meta.extents import Extent, Part
 from syncer.meta.inodes import Inode
 from syncer.values import SMALL_BYTES
 
@@ -263,6 +263,17 @@ class FileIO:
         self._meta.extents.truncate(number, size, time.time_ns())
         self._eraser.wake()
         self._tails.forget(number)
+        self._sealer.note(number)
+
+    def relink(self, number: int, start: int, end: int, parts: Sequence[Part], size: int) -> None:
+        """[start, end) of the file becomes slices of blocks, without their bytes; see `ExtentTable.relink`."""
+        self._tails.settle()
+        for _, _, block_id, _ in parts:
+            self._store.share(number, block_id)
+        self._meta.extents.relink(number, start, end, parts, size, time.time_ns())
+        self._eraser.wake()
+        self._tails.forget(number)
+        self._promised.discard(number)
         self._sealer.note(number)
 
     async def fsync(self, number: int) -> None:

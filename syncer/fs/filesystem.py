@@ -6,7 +6,7 @@ the event loop's thread; a method without `async` is ATOMIC to other tasks.
 
 import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from stat import S_ISGID, S_ISUID, S_IXGRP
 
@@ -55,6 +55,8 @@ class FileSystem:
         self.names = Namespace(self._meta, self.handles.unlinked)
         self.on_mode_changed: Callable[[InodeNumber], None] = lambda number: None
         """Told of an inode whose mode changed by a call that does not answer with its attributes."""
+        self.changed_behind: Callable[[Sequence[tuple[int, bytes]], Sequence[int]], Awaitable[None]] = _nobody_to_tell
+        """Told of (directory, name) and of inodes that changed without the kernel's having asked for it."""
 
     def check_writable(self) -> None:
         """Raises: OSError EROFS."""
@@ -283,6 +285,10 @@ class FileSystem:
 
     def looked_up(self, number: InodeNumber) -> None:
         self.handles.looked_up(number)
+
+
+async def _nobody_to_tell(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    """Without a kernel nobody has cached anything."""
 
 
 def _kept_time(time_ns: int | None) -> int | None:

@@ -1,9 +1,11 @@
 """The adapter between pyfuse3 and the file system: converts types and errors, decides nothing."""
 
+import contextlib
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 
 import pyfuse3
+import trio
 from pyfuse3 import FUSEError
 
 from syncer.fs.filesystem import METADATA_BYTES, FileSystem
@@ -26,6 +28,24 @@ def _live(*numbers: int) -> None:
             raise OSError(errno.EROFS, "history cannot be changed")
 
 
+async def changed_behind(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    """Have the kernel forget names and inodes that changed without its having asked for it.
+
+    In a thread: each of these calls waits for requests under way that concern the same directory or the same pages,
+    and the event loop has to serve those.
+    """
+    await trio.to_thread.run_sync(_forget_cached, entries, inodes)
+
+
+def _forget_cached(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    for parent, name in entries:
+        with contextlib.suppress(FileNotFoundError):  # it knew nothing of it
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+    for number in inodes:
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
+
+
 class Adapter(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = False
@@ -42,6 +62,7 @@ class Adapter(pyfuse3.Operations):
         self._interrupts = interrupts
         self._past = HistoryAdapter(past, interrupts)
         file_system.io.interruptible = interrupts.heard
+        file_system.changed_behind = changed_behind
         file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:

@@ -52,7 +52,7 @@ class Namespace:
             raise OSError(errno.ENOENT, "no such inode")
         return inode
 
-    def _directory(self, number: int) -> Inode:
+    def directory(self, number: int) -> Inode:
         """A directory that still has a name. Raises: OSError ENOENT, ENOTDIR."""
         inode = self.inode(number)
         if not inode.is_directory:
@@ -89,7 +89,7 @@ class Namespace:
             raise OSError(errno.ENAMETOOLONG, "name too long")
         if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
             raise OSError(errno.EINVAL, "not a name")
-        directory = self._directory(parent)
+        directory = self.directory(parent)
         if self._meta.names.lookup(parent, name) is not None:
             raise OSError(errno.EEXIST, "the name is taken")
         return directory
@@ -143,7 +143,7 @@ class Namespace:
         inode = self._child(parent, name)
         if len(new_name) > NAME_MAX_BYTES:
             raise OSError(errno.ENAMETOOLONG, "name too long")
-        self._directory(new_parent)
+        self.directory(new_parent)
         self._check_not_inside(inode, new_parent)
         number = self._meta.names.lookup(new_parent, new_name)
         replaced = None if number is None else self.inode(number)

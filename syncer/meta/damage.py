@@ -72,6 +72,13 @@ class DamageTable(Table):
         """Those of them that the remote lacks."""
         return {number for number in self.numbers() if self._blocks.is_needed(number)}
 
+    def of_file(self, number: int) -> list[int]:
+        """The blocks of one file of which no sound copy is known. Looks at all its extents."""
+        rows = self.execute(
+            "SELECT DISTINCT source FROM extents WHERE inode = ? AND source IN (SELECT number FROM damaged)", (number,)
+        )
+        return [row[0] for row in rows]
+
     def paths(self, numbers: Iterable[int]) -> list[bytes]:
         """The files, from the root and without a slash before them, that have bytes of these blocks; sorted.
 
