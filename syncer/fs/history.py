@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from stat import S_IFDIR, S_IFLNK, S_ISDIR, S_ISLNK, S_ISREG
 
+from syncer.fs.handles import O_ACCMODE, O_TRUNC
 from syncer.fs.pastfile import PastFile, PastFiles
 from syncer.meta.inodes import Inode
 from syncer.snapshots.history import History, Place, Snapshot
@@ -32,7 +33,6 @@ RECENT = 2048
 FIRST_WAIT_S = 5.0
 """How long the first who looks waits for the remote to say which snapshots there are; later ones are not kept."""
 FOREVER_S, NEVER_S = 3600.0, 0.0
-ACCESS_WRITE = 0o3
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,7 +461,7 @@ class HistoryTree:
 
     async def open(self, number: int, flags: int) -> int:
         """A handle of a regular file. Raises: OSError, SyncerError."""
-        if flags & ACCESS_WRITE:
+        if flags & (O_ACCMODE | O_TRUNC):
             raise OSError(errno.EROFS, "history cannot be changed")
         node = self._node(number)
         with self.interruptible():
