@@ -93,6 +93,8 @@ async def answer(
         "diff": lambda: _diff(engine, _read(arguments, DiffQuestion)),
         "restore": lambda: _restore(engine, _read(arguments, RestoreQuestion)),
     }
+    if what not in answers:
+        raise SyncerError(f"nothing is known here of {what!r}", hint="is it of another version?")
     try:
         return await answers[what]()
     except OSError as error:
