@@ -5,14 +5,16 @@ like any small block. What is not known is asked of the remote, within a deadlin
 on the event loop's thread but `load`, which is for worker threads.
 """
 
+import contextlib
 import itertools
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from stat import S_ISDIR
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from syncer.backends.base import Backend
@@ -22,7 +24,7 @@ from syncer.meta.blocktable import Block
 from syncer.meta.extents import Extent
 from syncer.meta.snapshottable import KnownSnapshot
 from syncer.snapshots.extenttree import iter_extents
-from syncer.snapshots.nodes import Entry, Load
+from syncer.snapshots.nodes import Entry, Load, Node, decode_node
 from syncer.snapshots.reading import read_bounded, read_record
 from syncer.snapshots.records import (
     OBJECT_MAX_BYTES,
@@ -48,23 +50,24 @@ LISTED = "snapshots_listed"
 """Key of the state, see `History.was_listed`."""
 REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
+DECODED_BYTES = 2 * 1024 * 1024
+"""So much of nodes, as they are encoded, is kept decoded, which takes five to ten times as much."""
 ROW_BYTES = 256
 """About what a snapshot or a block that becomes known takes in meta.db, with the indexes of its table."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A state of the whole file system. *id* is the hex digits people may type the first of.
 
     *reason* is auto, manual, unmount or `before restore`. *logical_bytes*: sizes of all files; *unique_bytes*: of the
-    blocks they name.
+    blocks they name. A struct, because there may be ten thousand, and who lists them does not want to wait.
     """
 
     peer: PeerId
     seq: int
     id: str
     root: TreeId
-    parents: tuple[Place, ...]
+    parents: tuple[tuple[int, int], ...]
     time_ns: int
     label: str | None
     reason: str
@@ -88,7 +91,7 @@ def snapshot_of(record: bytes) -> Snapshot:
         seq=found.seq,
         id=record_id(record).hex(),
         root=TreeId(found.root),
-        parents=tuple((PeerId(peer), seq) for peer, seq in found.parents),
+        parents=found.parents,
         time_ns=found.time_ns,
         label=found.label,
         reason=found.reason,
@@ -108,6 +111,31 @@ class _NotHere(Exception):
         self.tree = tree
 
 
+class _Decoded:
+    """Nodes that were looked at last, decoded: who walks a directory asks for each of them many times."""
+
+    def __init__(self) -> None:
+        self._nodes: OrderedDict[TreeId, tuple[Node, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, tree: TreeId) -> Node | None:
+        found = self._nodes.get(tree)
+        if found is None:
+            return None
+        self._nodes.move_to_end(tree)
+        return found[0]
+
+    def keep(self, tree: TreeId, data: bytes) -> Node:
+        """The node in *data*. Raises: ObjectCorrupt."""
+        node = decode_node(data)
+        if tree not in self._nodes:
+            self._nodes[tree] = node, len(data)
+            self._bytes += len(data)
+        while self._bytes > DECODED_BYTES:
+            self._bytes -= self._nodes.popitem(last=False)[1][1]
+        return node
+
+
 class History:
     def __init__(self, store: BlockStore, backend: Backend, nursery: trio.Nursery, *, deadline_s: float) -> None:
         """*nursery* outlives this and runs what goes on after those who asked for it have left."""
@@ -124,6 +152,7 @@ class History:
         self._refreshing: trio.Event | None = None
         self._refreshed_at = -float("inf")
         self._turn = trio.Lock()
+        self._decoded = _Decoded()
         self._indexes_turn = trio.Lock()
         self._indexed_at = -float("inf")
         self._indexes_read: set[Place] = set()
@@ -281,20 +310,25 @@ class History:
             DeadlinePassed: they did not all come in time.
             SyncerError: as `node`, and what *question* raises.
         """
-        arrived: dict[TreeId, bytes] = {}
+        arrived: dict[TreeId, Node] = {}
 
-        def load(tree: TreeId) -> bytes:
-            data = arrived.get(tree) or self._here(tree)
-            if data is None:
-                raise _NotHere(tree)
-            return data
+        def load(tree: TreeId) -> Node:
+            node = arrived.get(tree) or self._decoded.get(tree)
+            if node is None:
+                data = self._here(tree)
+                if data is None:
+                    raise _NotHere(tree)
+                node = self._decoded.keep(tree, data)
+            return node
 
+        with contextlib.suppress(_NotHere):
+            return question(load)
         with trio.move_on_after(self._deadline_s):
             while True:
                 try:
                     return question(load)
                 except _NotHere as missing:
-                    arrived[missing.tree] = await self.node(missing.tree)
+                    arrived[missing.tree] = self._decoded.keep(missing.tree, await self.node(missing.tree))
         raise DeadlinePassed(f"the remote did not deliver within {self._deadline_s:.0f} s")
 
     async def root(self, snapshot: Snapshot) -> Entry:
