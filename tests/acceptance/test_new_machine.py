@@ -30,7 +30,7 @@ def make(top: Path) -> None:
 
 def listed(top: Path) -> dict[str, tuple[int, ...]]:
     """Path to (inode, mode, links, size, mtime) of everything below *top*."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for folder, folders, files in os.walk(top):
         for name in (*folders, *files):
             path = os.path.join(folder, name)
