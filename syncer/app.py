@@ -14,12 +14,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyfuse3
 import trio
 
-from syncer import control, mounts
+from syncer import control, mounts, timetravel
+from syncer.backends.base import Backend
 from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
 from syncer.blocks.porter import Porter, PorterSettings
@@ -30,10 +31,12 @@ from syncer.disk import allow_open_files, sync_file_system, tune_allocator
 from syncer.engine import Engine, Settings
 from syncer.errors import DeadlinePassed, FuseUnavailable, WrongRepository, alone
 from syncer.fs import device, fuse
+from syncer.fs.fusehistory import HistoryAdapter
+from syncer.fs.interrupts import Interrupts
 from syncer.meta.store import MetaStore
 from syncer.snapshots import recovery
 from syncer.snapshots.records import FORMAT_KEY
-from syncer.snapshots.repository import Membership, Wish, join
+from syncer.snapshots.repository import Membership, Wish, join, visit
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
@@ -47,7 +50,10 @@ PUT_DOWN_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountRequest:
-    """What the command line asks for, checked as far as it can be checked without opening DATA."""
+    """What the command line asks for, checked as far as it can be checked without opening DATA.
+
+    *history_only*: the snapshots instead of the live tree. *visiting*: from a DATA that does not join the repository.
+    """
 
     data: Path
     mountpoint: Path
@@ -58,6 +64,8 @@ class MountRequest:
     sync_remote: bool = False
     mount_options: tuple[str, ...] = ()
     take_over: bool = False
+    history_only: bool = False
+    visiting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +100,12 @@ def _run(function: Callable[[], Awaitable[R]]) -> R:
 
 async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], None]) -> MountResult:
     async with _opened(
-        request.data, request.config, take_over=request.take_over, read_only=request.read_only, with_porter=True
+        request.data,
+        request.config,
+        take_over=request.take_over,
+        read_only=request.read_only,
+        visiting=request.visiting,
+        with_porter=True,
     ) as opened:
         engine, membership = opened
         service = _Service(request, engine, _begin_session(request, engine))
@@ -124,9 +137,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     if engine.read_only:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
-    adapter = fuse.Adapter(engine.file_system, waiter.interrupts, writeback=request.writeback)
-    if request.sync_remote:
-        adapter.flush_remote = engine.flush
+    adapter = _adapter(request, engine, waiter.interrupts)
     try:
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:
@@ -134,7 +145,18 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
             f"the kernel refused to mount {request.mountpoint}: {error}",
             hint="see whether user_allow_other is set in /etc/fuse.conf, and /dev/fuse is yours to open",
         ) from error
-    return lambda: not adapter.writing and waiter.is_quiet()
+    return lambda: not (isinstance(adapter, fuse.Adapter) and adapter.writing) and waiter.is_quiet()
+
+
+def _adapter(request: MountRequest, engine: Engine, interrupts: Interrupts) -> pyfuse3.Operations:
+    """What answers the kernel: the live tree with its past, or the past alone."""
+    if request.history_only:
+        engine.past.become_root(os.getuid(), os.getgid())
+        return HistoryAdapter(engine.past, interrupts)
+    adapter = fuse.Adapter(engine.file_system, engine.past, interrupts, writeback=request.writeback)
+    if request.sync_remote:
+        adapter.flush_remote = engine.flush
+    return adapter
 
 
 class _Service:
@@ -151,11 +173,23 @@ class _Service:
         return status_of(self._engine, self._request.config, self._request.mountpoint)
 
     async def flush(self, progress: Callable[[Progress], None]) -> None:
+        await self._take_all_pages()
+        await self._engine.flush(lambda done, total: progress(Progress(done, total)))
+
+    async def travel(
+        self, what: str, arguments: dict[str, Any], progress: Callable[[Progress], None]
+    ) -> dict[str, Any]:
+        await self._take_all_pages()
+        return await timetravel.answer(
+            self._engine, what, arguments, lambda done, total: progress(Progress(done, total))
+        )
+
+    async def _take_all_pages(self) -> None:
+        """`_take_written_pages` within the network deadline. Raises: DeadlinePassed."""
         with trio.move_on_after(self._engine.settings.network_deadline_s) as scope:
             await self._take_written_pages()
         if scope.cancelled_caught:
             raise DeadlinePassed("the kernel holds written pages that could not be taken over in time")
-        await self._engine.flush(lambda done, total: progress(Progress(done, total)))
 
     async def _take_written_pages(self) -> None:
         """Return when what the kernel alone knew to be written, by mmap(2) or in the writeback cache, is here.
@@ -208,9 +242,10 @@ async def _opened(
     take_over: bool = False,
     read_only: bool = False,
     publishing: bool = True,
+    visiting: bool = False,
     with_porter: bool = False,
 ) -> AsyncIterator[tuple[Engine, Membership]]:
-    """The engine of DATA, which is locked, joined to the repository on its remote.
+    """The engine of DATA, which is locked, joined to the repository on its remote, or only *visiting* it.
 
     *with_porter* leaves processors to whoever uses the files while much is uploaded.
     """
@@ -222,12 +257,13 @@ async def _opened(
         upload_parallelism=config.upload_parallelism,
         read_ahead_bytes=config.read_ahead_bytes,
         compression_level=config.compression_level,
+        history_name=config.history_name.encode() or None,
     )
     async with backend_of(config) as backend:
         meta = MetaStore(data)
         try:
             wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
-            membership = await join(meta, backend, wish)
+            membership = await (visit(meta, backend) if visiting else join(meta, backend, wish))
             recovery.note_peer(data, meta)
         except BaseException:
             meta.close()
@@ -328,6 +364,43 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
             await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s, released=True)
 
     _run(flush)
+
+
+LOOKING = ("list", "diff")
+"""Questions to history that change nothing."""
+
+
+def offline_travel(
+    data: Path,
+    config: Config,
+    what: str,
+    arguments: dict[str, object],
+    progress: Callable[[Progress], None],
+    *,
+    visiting: bool = False,
+) -> dict[str, Any]:
+    """The answer to a question to history (timetravel.py) of a DATA that is not mounted. The caller holds its lock.
+
+    *visiting*: DATA is new, and only looks at the repository.
+
+    Raises: SyncerError.
+    """
+
+    async def ask() -> dict[str, Any]:
+        if not visiting:
+            need_database(data)
+        opening = _opened(data, config, publishing=False, read_only=visiting or what == "list", visiting=visiting)
+        async with opening as (engine, membership):
+            if membership.read_only_reason and what not in LOOKING:
+                raise WrongRepository(membership.read_only_reason)
+            found = await timetravel.answer(
+                engine, what, arguments, lambda done, total: progress(Progress(done, total)), released=True
+            )
+            if what == "restore":
+                await engine.put_down(PUT_DOWN_S)
+            return found
+
+    return _run(ask)
 
 
 def recover(data: Path, config: Config, *, force: bool, say: Callable[[str], None]) -> recovery.Summary:

@@ -19,8 +19,9 @@ Record = tuple[int, Sequence[Any]]
 """(operation, arguments)."""
 
 _CREATE_ROOT, _STORED, _TAKE_SEQ, _MARK = 11, 30, 60, 62
-_PASSED_OVER = frozenset({32, 33, 61, _MARK, 71, 72})
-"""What is cached here, and whether it is sound, is found out by looking, and which snapshot this is about is known."""
+_PASSED_OVER = frozenset({32, 33, 61, _MARK, 71, 72, 90})
+"""What is cached here, and whether it is sound, is found out by looking; what indexes list has been read from them, and
+which snapshot this is about is known."""
 AT_ONCE = 256
 
 
@@ -63,6 +64,7 @@ class Replayer:
             **{43: self._may_unseal_content, 44: self._may_append, 45: self._may_cut, 46: self._in_extents},
             **{47: self._may_overlay, 48: self._in_extents, 49: self._may_seal, 51: self._may_truncate},
             **{52: self._may_erase, 53: self._in_extents, 54: self._in_extents, 55: self._known, 70: self._always},
+            **{95: self._may_relink},
         }
 
     def replay(self, found: Iterable[Record]) -> None:
@@ -215,6 +217,9 @@ class Replayer:
     def _may_truncate(self, number: int, size: int, *_: object) -> bool:
         inode = self._file(number)
         return inode is not None and (inode.content is None or size <= SMALL_BYTES)
+
+    def _may_relink(self, number: int, start: int, end: int, parts: Sequence[Any], *_: object) -> bool:
+        return self._file(number) is not None and self._meta.blocks.unknown(part[2] for part in parts) is None
 
     def _may_erase(self, number: int) -> bool:
         inode = self._meta.inodes.get(number)

@@ -80,7 +80,8 @@ class IndexRecord(msgspec.Struct, array_like=True, frozen=True, tag="index"):
 class SnapshotRecord(msgspec.Struct, array_like=True, frozen=True, tag="snapshot"):
     """A state of the whole file system. *parents* are (peer, seq); *next_inode* is the lowest number never given out.
 
-    *released* says that the writer put the repository down after it. *reason* is auto, manual or unmount.
+    *released* says that the writer put the repository down after it. *reason* is auto, manual, unmount or `before
+    restore`.
     """
 
     version: int
@@ -131,6 +132,11 @@ def decode(data: bytes, kind: type[_Record]) -> _Record:
     if getattr(record, "version", None) != VERSION:
         raise ObjectCorrupt(f"{name}: its version is not known here", hint="use a newer syncer")
     return record
+
+
+def record_id(data: bytes) -> bytes:
+    """What names a record for people: the BLAKE3-256 of its body, which its head has."""
+    return data[8:_HEAD_BYTES]
 
 
 def encode_format(record: Format) -> bytes:
