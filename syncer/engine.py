@@ -25,6 +25,7 @@ from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
 from syncer.meta.store import MetaStore
+from syncer.snapshots.history import History
 from syncer.snapshots.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Engine:
             self.durability,
             interval_s=settings.snapshot_interval_s,
         )
+        self.history = History(self.store, backend, nursery, deadline_s=settings.network_deadline_s)
         self._wire()
 
     def _make_io(self) -> FileIO:

@@ -207,14 +207,21 @@ class BlockTable(Table):
                 break
         return result
 
+    def knows_pack(self, pack_id: PackId) -> bool:
+        return self.execute("SELECT 1 FROM packs WHERE id = ?", (pack_id,)).fetchone() is not None
+
     def neighbours(self, block: Block, limit_bytes: int) -> list[Block]:
-        """Small content blocks that follow *block* in its pack and are not cached, up to *limit_bytes* together."""
+        """Small blocks that follow *block* in its pack and are not cached, up to *limit_bytes* together.
+
+        Where the live tree names *block*, only such as it names; else, as in history, whatever is there.
+        """
         if block.location is None:
             return []
         rows = self.execute(
             f"{self._BLOCK} WHERE b.pack = (SELECT pack FROM blocks WHERE number = ?) AND b.pack_offset > ?"
-            " AND b.pack_offset <= ? AND b.size <= ? AND b.cached = 0 AND b.refs > 0",
-            (block.number, block.location.offset, block.location.offset + limit_bytes, SMALL_BYTES),
+            " AND b.pack_offset <= ? AND b.size <= ? AND b.cached = 0"
+            " AND (b.refs > 0 OR (SELECT refs FROM blocks WHERE number = ?) = 0)",
+            (block.number, block.location.offset, block.location.offset + limit_bytes, SMALL_BYTES, block.number),
         )
         return [self._block(row) for row in rows]
 
@@ -287,6 +294,31 @@ class BlockTable(Table):
     def indexed(self, pack_ids: Sequence[PackId], seq: int) -> None:
         """Our index object *seq* on the remote lists the packs."""
         self.executemany("UPDATE packs SET indexed = ? WHERE id = ?", [(seq, pack_id) for pack_id in pack_ids])
+
+    @journaled(90)
+    def listed(
+        self, pack_id: PackId, size: int, kind: int, seq: int, entries: Sequence[tuple[BlockId, int, int, int]]
+    ) -> None:
+        """The index object *seq* of some peer lists a pack that was not known. *entries*: as `stored`.
+
+        Each block is read from there from now on: who stores a block again has a reason.
+        """
+        cursor = self.execute(
+            "INSERT OR IGNORE INTO packs(id, size, kind, indexed) VALUES (?, ?, ?, ?)", (pack_id, size, kind, seq)
+        )
+        if not cursor.rowcount:
+            return
+        for block_id, offset, sealed_bytes, plain_bytes in entries:
+            row = self.execute("SELECT cached, pack FROM blocks WHERE id = ?", (block_id,)).fetchone()
+            self.execute(
+                "INSERT INTO blocks(id, size, refs, kind, pack, pack_offset, sealed_bytes, cached, used, born)"
+                " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT(id) DO UPDATE SET pack = excluded.pack,"
+                " pack_offset = excluded.pack_offset, sealed_bytes = excluded.sealed_bytes",
+                (block_id, plain_bytes, kind, cursor.lastrowid, offset, sealed_bytes),
+            )
+            if row is not None and row[1] is None:
+                self._account(plain_bytes, row[0], False, -1)
+                self._account(plain_bytes, row[0], True, 1)
 
     @journaled(32)
     def fetched(self, block_id: BlockId) -> None:

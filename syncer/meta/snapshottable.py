@@ -36,6 +36,8 @@ class SnapshotTable(Table):
         super().__init__(database)
         self._inodes = inodes
         self._names = names
+        self.revision = 0
+        """Another one after each change of which snapshots are known."""
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -51,6 +53,16 @@ class SnapshotTable(Table):
             "SELECT s.peer, s.seq, s.root, s.time_ns, s.record FROM snapshots s"
             " WHERE s.peer = (SELECT value FROM state WHERE key = 'head_peer')"
             " AND s.seq = (SELECT value FROM state WHERE key = 'head_seq')"
+        ).fetchone()
+        return None if row is None else KnownSnapshot(*row)
+
+    def places(self) -> list[tuple[PeerId, int]]:
+        """(peer, seq) of all snapshots that are known, in the order of history."""
+        return [(PeerId(peer), seq) for peer, seq in self.execute("SELECT peer, seq FROM snapshots")]
+
+    def get(self, peer: PeerId, seq: int) -> KnownSnapshot | None:
+        row = self.execute(
+            "SELECT peer, seq, root, time_ns, record FROM snapshots WHERE peer = ? AND seq = ?", (peer, seq)
         ).fetchone()
         return None if row is None else KnownSnapshot(*row)
 
@@ -97,8 +109,25 @@ class SnapshotTable(Table):
     def learn(self, peer: PeerId, seq: int, root: TreeId, time_ns: int, record: bytes) -> None:
         """A snapshot is on the remote, and the live tree goes back to it."""
         self.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?)", (peer, seq, root, time_ns, record))
+        self.revision += 1
         self.database.set_state("head_peer", peer)
         self.database.set_state("head_seq", seq)
+
+    def remember(self, found: KnownSnapshot) -> None:
+        """A snapshot is on the remote. Not journaled: what is lost is listed again."""
+        self.database.begin()
+        row = (found.peer, found.seq, found.root, found.time_ns, found.record)
+        self.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?)", row)
+        self.revision += 1
+
+    def forget(self, peer: PeerId, seq: int) -> None:
+        """A snapshot, not the head, is not on the remote any more. Not journaled: who looks there finds out again."""
+        self.database.begin()
+        self.execute("DELETE FROM snapshots WHERE peer = ? AND seq = ?", (peer, seq))
+        self.revision += 1
+
+    def forget_cached(self) -> None:
+        self.revision += 1
 
     def published(
         self, generation: int, trees: Mapping[int, DirectoryTree], extents: Mapping[int, TreeId | None] = _NONE

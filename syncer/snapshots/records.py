@@ -133,6 +133,11 @@ def decode(data: bytes, kind: type[_Record]) -> _Record:
     return record
 
 
+def record_id(data: bytes) -> bytes:
+    """What names a record for people: the BLAKE3-256 of its body, which its head has."""
+    return data[8:_HEAD_BYTES]
+
+
 def encode_format(record: Format) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 

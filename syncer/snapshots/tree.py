@@ -231,25 +231,34 @@ def _load_child(level: int, child: NameChild, load: Load) -> _Directory:
     return node
 
 
-def iter_directory(root: TreeId, load: Load, after: bytes | None = None) -> Iterator[Entry]:
-    """The entries of a directory in the order of their names, only those behind *after* if it is given.
+def iter_directory(root: TreeId, load: Load, after: bytes = b"", skip: int = 0) -> Iterator[Entry]:
+    """The entries of a directory in the order of their names: those behind *after*, and not the first *skip* of all.
 
-    Loads each node when its first entry is asked for, and none that ends at or before *after*.
+    Loads each node when its first entry is asked for, and none that has only entries which are left out.
     """
-    start = after or b""
-    waiting: list[tuple[int, NameChild]] = []
-    node = _load_directory(root, load)
+    waiting: list[tuple[int, int, NameChild]] = []
+    base, node = 0, _load_directory(root, load)
     while True:
         if isinstance(node, DirectoryLeaf):
-            for entry in node.entries:
-                if entry.name > start:
+            for entry in node.entries[max(0, skip - base) :]:
+                if entry.name > after:
                     yield _with_long_xattrs(entry, load)
         else:
-            level = node.level
-            waiting.extend((level, child) for child in reversed(node.children) if child.last_name > start)
+            waiting.extend(reversed(_wanted(node, base, after, skip)))
         if not waiting:
             return
-        node = _load_child(*waiting.pop(), load)
+        base, level, child = waiting.pop()
+        node = _load_child(level, child, load)
+
+
+def _wanted(node: DirectoryBranch, base: int, after: bytes, skip: int) -> list[tuple[int, int, NameChild]]:
+    """(how many entries come before it, level of the branch, child) of the children with entries not left out."""
+    found = []
+    for child in node.children:
+        if child.last_name > after and base + child.count > skip:
+            found.append((base, node.level, child))
+        base += child.count
+    return found
 
 
 def find_entry(root: TreeId, name: bytes, load: Load) -> Entry | None:

@@ -293,12 +293,12 @@ def test_attributes_of_any_length_come_back_and_leave_the_leaf_short(count: int,
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-@given(directories, st.none() | names | st.sampled_from([b"", b"zzz"]))
-def test_iteration_goes_on_behind_a_name(directory: dict[bytes, int], after: bytes | None) -> None:
+@given(directories, names | st.sampled_from([b"", b"zzz"]), st.integers(0, 40))
+def test_iteration_goes_on_behind_a_name_or_a_number(directory: dict[bytes, int], after: bytes, skip: int) -> None:
     bag = NodeBag()
     root = build(made(directory), bag)
-    rest = sorted(name for name in directory if after is None or name > after)
-    assert [entry.name for entry in iter_directory(root, bag.load, after)] == rest
+    rest = [name for name in sorted(directory)[skip:] if name > after]
+    assert [entry.name for entry in iter_directory(root, bag.load, after, skip)] == rest
 
 
 def test_iteration_loads_what_it_is_asked_for() -> None:
@@ -306,6 +306,9 @@ def test_iteration_loads_what_it_is_asked_for() -> None:
     entries = long_directory(100_000)
     root = build_directory(entries, bag.emit)
     assert next(iter_directory(root, bag.load, entries[70_000].name)) == entries[70_001]
+    assert len(bag.loaded) <= 3
+    bag.loaded.clear()
+    assert next(iter_directory(root, bag.load, skip=70_001)) == entries[70_001]
     assert len(bag.loaded) <= 3
     bag.forget()
     assert find_entry(root, entries[70_000].name, bag.load) == entries[70_000]

@@ -1,0 +1,348 @@
+"""Every state that the file system has had: which snapshots there are, and what is in their trees.
+
+What is known of them is local: a row a snapshot, and the tree nodes that were looked at, which are cached and evicted
+like any small block. What is not known is asked of the remote, within a deadline. Made by the engine; everything runs
+on the event loop's thread but `load`, which is for worker threads.
+"""
+
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from stat import S_ISDIR
+from typing import TypeVar
+
+import trio
+
+from syncer.backends.base import Backend
+from syncer.blocks.store import BlockStore
+from syncer.errors import DeadlinePassed, ObjectCorrupt, ObjectMissing, SyncerError
+from syncer.meta.blocktable import Block
+from syncer.meta.extents import Extent
+from syncer.meta.snapshottable import KnownSnapshot
+from syncer.snapshots.nodes import Entry, Load
+from syncer.snapshots.reading import read_bounded, read_record
+from syncer.snapshots.records import (
+    OBJECT_MAX_BYTES,
+    IndexRecord,
+    PackListing,
+    SnapshotRecord,
+    decode,
+    index_key,
+    parse_seq_key,
+    record_id,
+    snapshot_key,
+)
+from syncer.snapshots.tree import find_entry, iter_directory, load_root
+from syncer.values import BlockId, PackId, PeerId, TreeId
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+Place = tuple[PeerId, int]
+"""(peer, sequence number): where a snapshot stands in history."""
+
+REFRESH_S = 5.0
+"""What the remote said is believed for so long before `snapshots` asks again."""
+ROW_BYTES = 256
+"""About what a snapshot or a block that becomes known takes in meta.db, with the indexes of its table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A state of the whole file system. *id* is the hex digits people may type the first of.
+
+    *reason* is auto, manual or unmount. *logical_bytes*: sizes of all files; *unique_bytes*: of the blocks they name.
+    """
+
+    peer: PeerId
+    seq: int
+    id: str
+    root: TreeId
+    parents: tuple[Place, ...]
+    time_ns: int
+    label: str | None
+    reason: str
+    host: str
+    files: int
+    directories: int
+    logical_bytes: int
+    unique_bytes: int
+    released: bool
+
+    @property
+    def place(self) -> Place:
+        return self.peer, self.seq
+
+
+def snapshot_of(record: bytes) -> Snapshot:
+    """The snapshot whose object is *record*. Raises: ObjectCorrupt."""
+    found = decode(record, SnapshotRecord)
+    return Snapshot(
+        peer=PeerId(found.peer),
+        seq=found.seq,
+        id=record_id(record).hex(),
+        root=TreeId(found.root),
+        parents=tuple((PeerId(peer), seq) for peer, seq in found.parents),
+        time_ns=found.time_ns,
+        label=found.label,
+        reason=found.reason,
+        host=found.host,
+        files=found.files,
+        directories=found.directories,
+        logical_bytes=found.logical_bytes,
+        unique_bytes=found.unique_bytes,
+        released=found.released,
+    )
+
+
+class _NotHere(Exception):
+    """A node must be fetched before the walk can go on."""
+
+    def __init__(self, tree: TreeId) -> None:
+        self.tree = tree
+
+
+class History:
+    def __init__(self, store: BlockStore, backend: Backend, nursery: trio.Nursery, *, deadline_s: float) -> None:
+        """*nursery* outlives this and runs what goes on after those who asked for it have left."""
+        self._store = store
+        self._meta = store.meta
+        self._backend = backend
+        self._nursery = nursery
+        self._deadline_s = deadline_s
+        self._snapshots: dict[Place, Snapshot] = {}
+        self._revision = -1
+        self._unreadable: set[Place] = set()
+        """Snapshots whose objects are damaged; they were logged, and are not asked for again."""
+        self._refreshing: trio.Event | None = None
+        self._refreshed_at = -float("inf")
+        self._turn = trio.Lock()
+        self._indexes_turn = trio.Lock()
+        self._indexed_at = -float("inf")
+        self._indexes_read: set[Place] = set()
+
+    # --- which snapshots there are -------------------------------------------------------------------------------
+
+    def known(self) -> Sequence[Snapshot]:
+        """The snapshots that are known here, in the order of history: the one that came last is the last."""
+        revision = self._meta.snapshots.revision
+        if revision != self._revision:
+            places = self._meta.snapshots.places()
+            known = {place: self._snapshots.get(place) or self._read(place) for place in places}
+            self._snapshots = {place: found for place, found in known.items() if found is not None}
+            self._revision = revision
+        return list(self._snapshots.values())
+
+    def _read(self, place: Place) -> Snapshot | None:
+        row = self._meta.snapshots.get(*place)
+        return None if row is None else snapshot_of(row.record)
+
+    async def snapshots(self, wait_s: float | None = None) -> Sequence[Snapshot]:
+        """All snapshots of all peers, as `known`, after the remote was asked for those that are not known yet.
+
+        Waits for the remote for *wait_s* at most (the deadline, if it is not given), and not at all when it was asked
+        a moment ago. What it has not answered by then is not in the result, and is known later.
+        """
+        if self._refreshing is None and trio.current_time() - self._refreshed_at > REFRESH_S:
+            self._refreshing = trio.Event()
+            self._nursery.start_soon(self._refresh_behind, self._refreshing)
+        if self._refreshing is not None:
+            with trio.move_on_after(self._deadline_s if wait_s is None else wait_s):
+                await self._refreshing.wait()
+        return self.known()
+
+    async def _refresh_behind(self, done: trio.Event) -> None:
+        try:
+            await self.refresh()
+        except (SyncerError, OSError) as error:
+            log.warning("the snapshots on the remote cannot be listed: %s", error)
+            self._refreshed_at = trio.current_time()
+        finally:
+            self._refreshing = None
+            done.set()
+
+    async def refresh(self) -> None:
+        """Make `known` what the remote has now.
+
+        Raises: SyncerError: it could not be read. What was learned until then stays.
+        """
+        async with self._turn:
+            listed = await self._listed("snapshots/")
+            known = set(self._meta.snapshots.places())
+            for place in known - listed:  # a listing may leave something out
+                await self._forget_if_gone(place)
+            await self._each(self._learn, sorted(listed - known - self._unreadable, reverse=True))
+            self._refreshed_at = trio.current_time()
+
+    async def _listed(self, prefix: str) -> set[Place]:
+        found = [parse_seq_key(info.key) async for info in self._backend.list(prefix)]
+        return {place for place in found if place is not None}
+
+    async def _forget_if_gone(self, place: Place) -> None:
+        head = self._meta.snapshots.head()
+        if head is not None and place == (head.peer, head.seq):
+            return
+        try:
+            await self._backend.stat(snapshot_key(*place))
+        except ObjectMissing:
+            self._meta.snapshots.forget(*place)
+
+    async def _learn(self, place: Place) -> None:
+        key = snapshot_key(*place)
+        try:
+            data = await read_bounded(self._backend, key, OBJECT_MAX_BYTES)
+            found = snapshot_of(data)
+            if found.place != place:
+                raise ObjectCorrupt(f"{key} is another snapshot")
+        except ObjectMissing:
+            return  # deleted meanwhile
+        except ObjectCorrupt as error:
+            log.warning("a snapshot cannot be shown: %s", error)
+            self._unreadable.add(place)
+            return
+        await self._store.budget.reserve(ROW_BYTES + len(data), self._deadline_s, rows=True)
+        self._meta.snapshots.remember(KnownSnapshot(*place, found.root, found.time_ns, data))
+
+    async def _each(self, function: Callable[[Place], Awaitable[None]], places: Iterable[Place]) -> None:
+        """Call *function* for each, as many at once as the remote likes. Raises: what the first that failed raised."""
+        left = iter(places)
+        failed: list[SyncerError] = []
+
+        async def work() -> None:
+            try:
+                for place in left:
+                    await function(place)
+            except SyncerError as error:
+                failed.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(max(1, self._backend.parallelism)):
+                nursery.start_soon(work)
+        if failed:
+            raise failed[0]
+
+    # --- what is in them -----------------------------------------------------------------------------------------
+
+    def load(self, tree: TreeId) -> bytes:
+        """A node of a tree, for the functions of tree.py in a worker thread of trio's. Raises: as `node`."""
+        return trio.from_thread.run(self.node, tree)
+
+    async def node(self, tree: TreeId) -> bytes:
+        """The encoded node, verified; fetched where it is not here, and cached then.
+
+        Raises:
+            ObjectCorrupt: no index lists it, or every copy is bad.
+            SyncerError: it could not be had within the deadline, and why.
+        """
+        data = self._here(tree)
+        if data is not None:
+            return data
+        block = self._meta.blocks.find(BlockId(tree))
+        if block is None:
+            await self.learn_indexes()
+            block = self._meta.blocks.find(BlockId(tree))
+        if block is None:
+            raise ObjectCorrupt(
+                f"tree node {tree.hex()} is in no index", hint="some index objects are missing from the remote"
+            )
+        with self._store.budget.pin([block.number]):
+            arrived = await self._store.fetch([block.number], self._deadline_s)
+            data = self._store.read(_whole(block), 0, block.size, arrived)
+        if data is None:
+            raise ObjectCorrupt(f"tree node {tree.hex()} was damaged here as soon as it had come")
+        return data
+
+    def _here(self, tree: TreeId) -> bytes | None:
+        """The node, None when it is not cached here."""
+        block = self._meta.blocks.find(BlockId(tree))
+        return None if block is None or not block.cached else self._store.read(_whole(block), 0, block.size)
+
+    async def ask(self, question: Callable[[Load], T]) -> T:
+        """What *question* answers, which is given a `load` and does nothing else that counts.
+
+        It is asked at once, and again each time that a node has come which it needs: it should not need many.
+
+        Raises:
+            DeadlinePassed: they did not all come in time.
+            SyncerError: as `node`, and what *question* raises.
+        """
+        arrived: dict[TreeId, bytes] = {}
+
+        def load(tree: TreeId) -> bytes:
+            data = arrived.get(tree) or self._here(tree)
+            if data is None:
+                raise _NotHere(tree)
+            return data
+
+        with trio.move_on_after(self._deadline_s):
+            while True:
+                try:
+                    return question(load)
+                except _NotHere as missing:
+                    arrived[missing.tree] = await self.node(missing.tree)
+        raise DeadlinePassed(f"the remote did not deliver within {self._deadline_s:.0f} s")
+
+    async def root(self, snapshot: Snapshot) -> Entry:
+        """The root directory's own entry. Raises: SyncerError."""
+        return await self.ask(partial(load_root, snapshot.root))
+
+    async def lookup(self, snapshot: Snapshot, path: bytes) -> Entry | None:
+        """What was at *path*, from the root on, without following symlinks; None when nothing was.
+
+        Raises: SyncerError.
+        """
+        entry: Entry | None = await self.root(snapshot)
+        for name in path.split(b"/"):
+            if name not in (b"", b".") and entry is not None:
+                entry = await self.child(entry, name)
+        return entry
+
+    async def child(self, directory: Entry, name: bytes) -> Entry | None:
+        """The entry *name* of a directory; None when there is none, or *directory* is no directory.
+
+        Raises: SyncerError.
+        """
+        if not S_ISDIR(directory.mode) or directory.tree is None:
+            return None
+        return await self.ask(partial(find_entry, TreeId(directory.tree), name))
+
+    async def entries(self, tree: TreeId, skip: int, limit: int) -> list[Entry]:
+        """Up to *limit* entries of a directory after the first *skip*, in the order of their names.
+
+        Raises: SyncerError.
+        """
+        return await self.ask(lambda load: list(itertools.islice(iter_directory(tree, load, skip=skip), limit)))
+
+    # --- where things are on the remote --------------------------------------------------------------------------
+
+    async def learn_indexes(self) -> None:
+        """Learn where blocks are that index objects list which were not read before, unless that was just done.
+
+        Raises: SyncerError: the remote could not be read. What was learned until then stays.
+        """
+        async with self._indexes_turn:
+            if trio.current_time() - self._indexed_at < REFRESH_S:
+                return
+            for place in sorted(await self._listed("index/") - self._indexes_read):
+                record = await read_record(self._backend, index_key(*place), IndexRecord)
+                if (record.peer, record.seq) != place:
+                    raise ObjectCorrupt(f"{index_key(*place)} is another index")
+                for pack in record.packs:
+                    await self._learn_pack(pack, record.seq)
+                self._indexes_read.add(place)
+            self._indexed_at = trio.current_time()
+
+    async def _learn_pack(self, pack: PackListing, seq: int) -> None:
+        if self._meta.blocks.knows_pack(PackId(pack.id)):
+            return
+        await self._store.budget.reserve(ROW_BYTES * len(pack.blocks), self._deadline_s, rows=True)
+        blocks = [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks]
+        self._meta.blocks.listed(PackId(pack.id), pack.size, pack.kind, seq, blocks)
+        await trio.lowlevel.checkpoint()
+
+
+def _whole(block: Block) -> Extent:
+    return Extent(0, block.size, block.number, 0)
