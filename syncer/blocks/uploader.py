@@ -12,9 +12,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from syncer.backends.base import Backend
-from syncer.backends.confirmed import put_seen
 from syncer.blocks.codec import block_id, seal
-from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder, pack_key
+from syncer.blocks.pack import PACK_BLOCKS, Pack, PackBuilder
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.errors import BackendError, LocalDamage, SyncerError
@@ -46,7 +45,7 @@ class Uploader:
         level: int,
     ) -> None:
         self._meta = store.meta
-        self._backend = backend
+        self.packs = store.packs
         self._cache = store.cache
         self._budget = store.budget
         self._durability = durability
@@ -145,10 +144,10 @@ class Uploader:
             self._set_aside(unreadable)
             if pack is None:
                 return
-            await put_seen(self._backend, pack_key(pack.id), pack.data)
-            with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
-                self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, pack.locations())
-                await self._sync()
+            async with self.packs.put(pack) as pack:
+                with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
+                    self._meta.blocks.stored(pack.id, len(pack.data), CONTENT, pack.locations())
+                    await self._sync()
             self._limit = min(self._parallelism, self._limit + 1)
             self.uploaded_bytes += len(pack.data)
             self.stored_bytes += sum(entry.plain_bytes for entry in pack.entries)

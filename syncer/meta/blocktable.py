@@ -368,6 +368,18 @@ class BlockTable(Table):
             if not refs:
                 self.execute("INSERT OR IGNORE INTO released VALUES (?)", (number,))
 
+    def leave_pack(self, number: int) -> None:
+        """The block is not read from its pack any more, and goes unless something names it.
+
+        Part of a journaled operation.
+        """
+        row = self.execute(
+            "SELECT size, cached FROM blocks WHERE number = ? AND pack IS NOT NULL", (number,)
+        ).fetchone()
+        if row is not None:
+            self._take_out(number, row[0], row[1], True)
+            self.execute("INSERT OR IGNORE INTO released VALUES (?)", (number,))
+
     def _take_out(self, number: int, size: int, cached: int, clean: bool) -> None:
         self.execute("UPDATE blocks SET pack = NULL WHERE number = ?", (number,))
         self._account(size, cached, clean, -1)

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from syncer.backends.base import Backend
-from syncer.backends.confirmed import put_read_back, put_seen
-from syncer.blocks.pack import Pack, pack_key
+from syncer.backends.confirmed import put_read_back
+from syncer.blocks.pack import Pack
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.syncing import Durability
 from syncer.blocks.uploader import Uploader
@@ -28,7 +28,7 @@ from syncer.errors import (
 )
 from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
-from syncer.snapshots.planter import GaveWay, Planted, Planter
+from syncer.snapshots.planter import GaveWay, Names, Planted, Planter
 from syncer.snapshots.records import (
     VERSION,
     IndexRecord,
@@ -39,6 +39,7 @@ from syncer.snapshots.records import (
     index_key,
     snapshot_key,
 )
+from syncer.snapshots.references import note_names
 from syncer.snapshots.repository import check_writer
 from syncer.values import TREE, BlockId, TreeId
 
@@ -190,17 +191,19 @@ class Publisher:
             return False
         return not self._meta.snapshots.has_changes()
 
-    def _store_from_thread(self, pack: Pack) -> None:
+    def _store_from_thread(self, pack: Pack, named: Names) -> None:
         """Upload a pack of tree nodes; the building thread waits for it, so few are in memory at once.
 
         Without a token of its own the call is cancelled with the publication.
         """
-        trio.from_thread.run(self._store_trees, pack)
+        trio.from_thread.run(self._store_trees, pack, named)
 
-    async def _store_trees(self, pack: Pack) -> None:
-        await put_seen(self._backend, pack_key(pack.id), pack.data)
-        self._meta.blocks.stored(pack.id, len(pack.data), TREE, pack.locations())
+    async def _store_trees(self, pack: Pack, named: Names) -> None:
+        async with self._uploader.packs.put(pack) as pack:
+            self._meta.blocks.stored(pack.id, len(pack.data), TREE, pack.locations())
         self._uploader.uploaded_bytes += len(pack.data)
+        for tree, names in named.items():
+            await note_names(self._meta, tree, names)
 
     async def _content_stored(self, newest: int, progress: Progress) -> None:
         """Wait until the remote has every block up to number *newest*."""
