@@ -25,8 +25,12 @@ from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
 from syncer.meta.store import MetaStore
+from syncer.snapshots import retention
 from syncer.snapshots.history import History
+from syncer.snapshots.housekeeping import Housekeeper
+from syncer.snapshots.prune import Pruner
 from syncer.snapshots.publisher import Publisher
+from syncer.snapshots.thinning import Thinner
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,8 @@ class Settings:
     upload_parallelism: int = 4
     read_ahead_bytes: int = 24 * 1024 * 1024
     compression_level: int = 1
+    keep: str = retention.DEFAULT
+    prune_dead_percent: int = 20
 
 
 class Engine:
@@ -102,6 +108,10 @@ class Engine:
             interval_s=settings.snapshot_interval_s,
         )
         self.history = History(self.store, backend, nursery, deadline_s=settings.network_deadline_s)
+        parts = self.history, self.publisher
+        self.thinner = Thinner(meta, backend, *parts, self.durability)
+        self.pruner = Pruner(self.store, backend, *parts, self.thinner, self.durability)
+        self.housekeeper = Housekeeper(meta, self.thinner, self.pruner, retention.parse(settings.keep))
         self._wire()
 
     def _make_io(self) -> FileIO:
@@ -124,11 +134,13 @@ class Engine:
         self.sealer.on_sealed = self.uploader.wake
         self.store.fetcher.on_damage = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
-        self.sealer.pace = self.eraser.pace = self.pace
+        self.sealer.pace = self.eraser.pace = self.pruner.pace = self.pace
+        self.pruner.dead_percent = self.settings.prune_dead_percent
         self.publisher.removed = self.eraser.removed
         self.uploader.verify = self.publisher.check_writer
         self.publisher.catch_up = self.checkpoint
         self.publisher.on_refused = self._refused
+        self.publisher.on_published = self.housekeeper.wake
         self.uploader.pressed = lambda: self.store.budget.waiting > 0
 
     def _refused(self) -> None:
@@ -172,11 +184,11 @@ class Engine:
         if self.meta.crashed:
             self.recovered = _recovered(self.meta.replayed, self.sealer.unsealed, erased)
             log.info("%s", self.recovered)
-        tasks = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
+        tasks: list[Callable[[], Awaitable[None]]] = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]
         if publishing and not self.read_only:
-            tasks.append(self.publisher.run)
+            tasks += [self.publisher.run, self.housekeeper.run]
         for task in tasks:
             nursery.start_soon(self._keep_running, task)
 

@@ -1,8 +1,8 @@
 """Puts packs on the remote, and never under a key from which something is being deleted.
 
-Equal packs have equal keys. A pack that was deleted, or is about to be, may be made again by the same bytes coming back;
-a delete that takes effect late would take the new one away. So such a pack gets another key. Whoever deletes packs asks
-`is_flying` first. On the event loop's thread.
+Equal packs have equal keys. A pack that was deleted, or is about to be, may be made again when the same bytes come
+back, and a delete that takes effect late would take the new one away. So such a pack gets another key. Whoever deletes
+packs asks `is_flying` first. On the event loop's thread.
 """
 
 import contextlib

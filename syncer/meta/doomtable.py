@@ -1,4 +1,4 @@
-"""What is to be deleted from the remote, and what a prune makes of blocks and packs here. Journaled: the remote goes by it.
+"""What is to be deleted from the remote, and what a prune makes of blocks and packs here. All of it is journaled.
 
 Nothing is deleted there that is not listed here, durably, and nothing is listed that anything here still relies on. So
 whoever is killed in between leaves a list that the next prune works off.
@@ -112,9 +112,13 @@ class DoomTable(Table):
         """The next index object lists these packs: those that listed them are about to go."""
         self.executemany("UPDATE packs SET indexed = NULL WHERE id = ?", [(pack_id,) for pack_id in pack_ids])
 
-    def forget_gone(self) -> None:
-        """Packs that were deleted before may be put again. Not journaled: it does no harm to be careful longer."""
+    def forget_gone(self, there: Iterable[PackId]) -> None:
+        """Packs that were deleted before may be put again, but for those that are still *there*: they go once more.
+
+        Not journaled: it does no harm to be careful longer.
+        """
         self.database.begin()
+        self.executemany("UPDATE doomed SET gone = 0 WHERE pack = ?", [(pack_id,) for pack_id in there])
         self.execute("DELETE FROM doomed WHERE gone = 1")
 
     def saw_strays(self, found: Iterable[tuple[PackId, int]]) -> None:

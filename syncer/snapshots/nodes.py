@@ -164,10 +164,10 @@ def named_by(node: Node) -> Iterator[tuple[bytes, bool]]:
                 yield node.rest, True
 
 
-def names_in(data: bytes) -> dict[bytes, bool]:
-    """What `named_by` gives of a node that was encoded here; what is named both ways counts as a node."""
+def names_in(data: bytes | memoryview) -> dict[bytes, bool]:
+    """What `named_by` gives of an encoded node; what is named both ways counts as a node. Raises: ObjectCorrupt."""
     found: dict[bytes, bool] = {}
-    for block_id, is_node in named_by(_decoder.decode(data)):
+    for block_id, is_node in named_by(decode_node(data)):
         found[block_id] = is_node or found.get(block_id, False)
     return found
 

@@ -73,7 +73,8 @@ class Publisher:
         self._sealer = sealer
         self._uploader = uploader
         self._interval_s = interval_s
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+        """Held by a publication, and by whoever must have none come in between."""
         self.host = socket.gethostname()
         self.give_way: Callable[[], None] = lambda: None
         """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
@@ -81,6 +82,8 @@ class Publisher:
         """Awaited after that: returns when the WAL has started over."""
         self.removed: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited before: returns when no file has extents left that were cut off."""
+        self.on_published: Callable[[], None] = lambda: None
+        """Called when there is a new snapshot."""
         self.on_refused: Callable[[], None] = lambda: None
         """Called when another machine writes by now: nothing more may change here."""
         head = meta.snapshots.head()
@@ -120,7 +123,7 @@ class Publisher:
             BudgetExhausted: there are more changes all the time than the budget has room for while a snapshot is made.
             LocalDamage: bytes that it should hold cannot be read here.
         """
-        async with self._turn:
+        async with self.turn:
             self._uploader.hurry += 1
             try:
                 for _ in range(TRIES):
@@ -162,12 +165,13 @@ class Publisher:
             reader.close()
         await self._content_stored(newest, progress)
         await self.check_writer()
-        await self._publish_index()
+        await self.publish_index()
         await self._publish_snapshot(reason, released, planted, time_ns)
         self._meta.snapshots.published(generation, planted.trees, planted.extents)
         self._meta.database.set_state("marked_position", marked)
         self._keep_nodes(planted)
         self.released = released
+        self.on_published()
 
     async def _plant(self, planter: Planter) -> Planted:
         """Raises: GaveWay."""
@@ -239,8 +243,8 @@ class Publisher:
             if block is not None and not block.cached:
                 self._meta.blocks.keep_row(block, data)
 
-    async def _publish_index(self) -> None:
-        """List the packs that no index lists yet."""
+    async def publish_index(self) -> None:
+        """List the packs that no index lists yet; the caller holds the turn. Raises: BackendError, WrongRepository."""
         while packs := self._meta.blocks.unindexed_packs(INDEX_ENTRIES):
             seq = self._meta.snapshots.next_seq("index")
             self._meta.snapshots.take_seq("index", seq)
