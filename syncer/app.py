@@ -14,12 +14,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyfuse3
 import trio
 
-from syncer import control, mounts
+from syncer import control, mounts, timetravel
 from syncer.backends.base import Backend
 from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
@@ -123,7 +123,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     if engine.read_only:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
-    adapter = fuse.Adapter(engine.file_system, waiter.interrupts, writeback=request.writeback)
+    adapter = fuse.Adapter(engine.file_system, engine.past, waiter.interrupts, writeback=request.writeback)
     if request.sync_remote:
         adapter.flush_remote = engine.flush
     try:
@@ -150,11 +150,23 @@ class _Service:
         return status_of(self._engine, self._request.config, self._request.mountpoint)
 
     async def flush(self, progress: Callable[[Progress], None]) -> None:
+        await self._take_all_pages()
+        await self._engine.flush(lambda done, total: progress(Progress(done, total)))
+
+    async def travel(
+        self, what: str, arguments: dict[str, Any], progress: Callable[[Progress], None]
+    ) -> dict[str, Any]:
+        await self._take_all_pages()
+        return await timetravel.answer(
+            self._engine, what, arguments, lambda done, total: progress(Progress(done, total))
+        )
+
+    async def _take_all_pages(self) -> None:
+        """`_take_written_pages` within the network deadline. Raises: DeadlinePassed."""
         with trio.move_on_after(self._engine.settings.network_deadline_s) as scope:
             await self._take_written_pages()
         if scope.cancelled_caught:
             raise DeadlinePassed("the kernel holds written pages that could not be taken over in time")
-        await self._engine.flush(lambda done, total: progress(Progress(done, total)))
 
     async def _take_written_pages(self) -> None:
         """Return when what the kernel alone knew to be written, by mmap(2) or in the writeback cache, is here.
@@ -212,6 +224,7 @@ async def _opened(
         upload_parallelism=config.upload_parallelism,
         read_ahead_bytes=config.read_ahead_bytes,
         compression_level=config.compression_level,
+        history_name=config.history_name.encode() or None,
     )
     async with backend_of(config) as backend:
         meta = MetaStore(data)
@@ -307,6 +320,29 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
             await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s, released=True)
 
     _run(flush)
+
+
+def offline_travel(
+    data: Path, config: Config, what: str, arguments: dict[str, object], progress: Callable[[Progress], None]
+) -> dict[str, Any]:
+    """The answer to a question to history (timetravel.py) of a DATA that is not mounted. The caller holds its lock.
+
+    Raises: SyncerError.
+    """
+
+    async def ask() -> dict[str, Any]:
+        need_database(data)
+        async with _opened(data, config, publishing=False) as (engine, membership):
+            if membership.read_only_reason and what != "diff":
+                raise WrongRepository(membership.read_only_reason)
+            found = await timetravel.answer(
+                engine, what, arguments, lambda done, total: progress(Progress(done, total)), released=True
+            )
+            if what == "restore":
+                await engine.put_down(PUT_DOWN_S)
+            return found
+
+    return _run(ask)
 
 
 def recover(data: Path, config: Config, *, force: bool, say: Callable[[str], None]) -> recovery.Summary:

@@ -16,7 +16,7 @@ from typing import Any
 
 from syncer.disk import write_private
 from syncer.errors import ConfigInvalid
-from syncer.values import BUDGET_MIN_BYTES
+from syncer.values import BUDGET_MIN_BYTES, NAME_MAX_BYTES
 
 MOUNT_OPTIONS = (
     *("allow_other", "async", "atime", "auto_unmount", "default_permissions", "dev", "dirsync", "exec"),
@@ -43,6 +43,7 @@ class Config:
     compression_level: int = 1
     log_level: str = "INFO"
     mount_options: tuple[str, ...] = ()
+    history_name: str = ".snapshots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,12 @@ class _Key:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value and "\n" not in value and "\0" not in value else None
+
+
+def _name(value: object) -> str | None:
+    if not isinstance(value, str) or value in (".", "..") or "/" in value or "\0" in value or "\n" in value:
+        return None
+    return value if len(value.encode("utf-8", "replace")) <= NAME_MAX_BYTES else None
 
 
 def _level(value: object) -> str | None:
@@ -149,6 +156,12 @@ _KEYS = (
         'Options for every mount, as for `-o`: ["noatime", "nodev"].',
         _options,
         "a list of " + ", ".join(MOUNT_OPTIONS),
+    ),
+    _Key(
+        "history_name",
+        'The name under which each directory of the mount has its past, without listing it; "" for none.',
+        _name,
+        "a file name in quotes",
     ),
 )
 _BY_NAME = {key.name: key for key in _KEYS}

@@ -6,13 +6,14 @@ merely asks a question starts without it.
 
 On the wire each message is one line of ASCII JSON:
 
-    request    {"do": "status" | "flush" | "stop"}
+    request    {"do": "status" | "flush" | "stop"} | {"do": "travel", "what": ..., "with": {...}}
     answer     {"result": ...} | {"error": {"name", "message", "hint"}}
-    progress   {"progress": {"done_bytes", "total_bytes"}}      any number of them, before the answer to a flush
+    progress   {"progress": {"done_bytes", "total_bytes"}}      any number of them, before the answer to what takes long
+    items      {"items": [...]}                                 any number of them: a list of the result, in pieces
 
-A connection carries one request at a time, any number of them after each other. While a flush runs, a progress line
-comes at least every HEARTBEAT_S seconds: the client can tell a long flush from a mount that hangs, and the mount a
-client that waits from one that has left.
+A connection carries one request at a time, any number of them after each other. While a flush or a question to history
+(timetravel.py) is at work, a progress line comes at least every HEARTBEAT_S seconds: the client can tell a long flush
+from a mount that hangs, and the mount a client that waits from one that has left.
 """
 
 import contextlib
@@ -23,16 +24,17 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from syncer.errors import DeadlinePassed, NotMounted, SyncerError
 
 if TYPE_CHECKING:
     import trio
 
+R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 SOCKET_NAME = "control.sock"
@@ -43,6 +45,7 @@ PROGRESS_STEP_S = 0.1
 ADDRESS_MAX_BYTES = 107
 """The longest path that fits `sun_path` (unix(7)) with its terminating zero."""
 LINE_MAX_BYTES = 1 << 16
+ITEMS_A_LINE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a flush is; `total_bytes` may grow while it runs."""
+    """How far an upload is; `total_bytes` may grow while it runs."""
 
     done_bytes: int
     total_bytes: int
@@ -96,6 +99,14 @@ class Service(Protocol):
 
     async def flush(self, progress: Callable[[Progress], None]) -> None:
         """Return when everything written before the call is on the remote. May be cancelled at any await.
+
+        Raises: SyncerError.
+        """
+
+    async def travel(
+        self, what: str, arguments: dict[str, Any], progress: Callable[[Progress], None]
+    ) -> dict[str, Any]:
+        """Answer a question to history. What is long of the answer is a list under `items`. May be cancelled.
 
         Raises: SyncerError.
         """
@@ -158,12 +169,14 @@ class _Conversation:
 
     async def _answer(self, line: bytes) -> dict[str, object]:
         try:
-            match _wanted(line):
-                case "status":
+            match _request(line):
+                case {"do": "status"}:
                     return {"result": asdict(self._service.status())}
-                case "flush":
-                    return await self._flush()
-                case "stop":
+                case {"do": "flush"}:
+                    return {"result": await self._watched(self._service.flush)}
+                case {"do": "travel", "what": str(what), "with": dict(arguments)}:
+                    return await self._travel(what, arguments)
+                case {"do": "stop"}:
                     self._service.stop()
                     return {"result": None}
                 case _:
@@ -175,15 +188,23 @@ class _Conversation:
             log.exception("a request over the control socket failed")
             return _error_message(SyncerError(f"unexpected {type(error).__name__}: {error}", hint="see DATA/log"))
 
-    async def _flush(self) -> dict[str, object]:
-        """Flush with progress lines. A client that has hung up is noticed by the next one, at most HEARTBEAT_S later:
-        its flush is cancelled, and BrokenResourceError comes out.
+    async def _travel(self, what: str, arguments: dict[str, Any]) -> dict[str, object]:
+        result = await self._watched(lambda progress: self._service.travel(what, arguments, progress))
+        items = result.pop("items", [])
+        for begin in range(0, len(items), ITEMS_A_LINE):
+            await self._send({"items": items[begin : begin + ITEMS_A_LINE]})
+        return {"result": result}
+
+    async def _watched(self, work: Callable[[Callable[[Progress], None]], Awaitable[R]]) -> R:
+        """Work with progress lines. A client that has hung up is noticed by the next one, at most HEARTBEAT_S later:
+        the work is cancelled, and BrokenResourceError comes out.
         """
         import trio
 
         latest = Progress(0, 0)
         changed = trio.Event()
         failure: Exception | None = None
+        results: list[R] = []
         gone = True
 
         def note(progress: Progress) -> None:
@@ -205,7 +226,7 @@ class _Conversation:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell)
             try:
-                await self._service.flush(note)
+                results.append(await work(note))
             except Exception as error:  # noqa: BLE001 - raised below, outside the nursery, which would wrap it in a group
                 failure = error
             gone = False
@@ -215,7 +236,7 @@ class _Conversation:
         if failure is not None:
             raise failure
         await self._send({"progress": asdict(latest)})
-        return {"result": None}
+        return results[0]
 
     async def _line(self) -> bytes | None:
         """The next request, or None at the end of the connection or for one that is absurdly long."""
@@ -232,11 +253,11 @@ class _Conversation:
         await self._stream.send_all(json.dumps(message).encode() + b"\n")
 
 
-def _wanted(line: bytes) -> object:
-    """What the request *line* asks for; None for what is no request at all."""
+def _request(line: bytes) -> object:
+    """What the request *line* says; None for what is no request at all."""
     with contextlib.suppress(ValueError):
-        request = json.loads(line)
-        return request.get("do") if isinstance(request, dict) else None
+        request: object = json.loads(line)
+        return request
     return None
 
 
@@ -301,6 +322,14 @@ class Client:
         """
         self._ask("flush", progress, timeout_s)
 
+    def travel(
+        self, what: str, arguments: dict[str, object], progress: Callable[[Progress], None] = lambda progress: None
+    ) -> dict[str, Any]:
+        """The mount's answer to a question to history (timetravel.py). Raises: as `flush`."""
+        items: list[object] = []
+        result: dict[str, Any] = self._ask("travel", progress, None, items, {"what": what, "with": arguments})
+        return {**result, "items": items}
+
     def stop(self) -> None:
         """Ask the mount to end; returns when it has heard, not when it has ended. Raises: DeadlinePassed."""
         with contextlib.suppress(NotMounted):  # it may be gone before it could say yes
@@ -315,11 +344,18 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _ask(self, what: str, progress: Callable[[Progress], None], timeout_s: float | None) -> Any:
+    def _ask(
+        self,
+        what: str,
+        progress: Callable[[Progress], None],
+        timeout_s: float | None,
+        items: "list[object] | None" = None,
+        more: "dict[str, object] | None" = None,
+    ) -> Any:
         end = math.inf if timeout_s is None else time.monotonic() + timeout_s
         try:
             self._socket.settimeout(ANSWER_S)
-            self._socket.sendall(json.dumps({"do": what}).encode() + b"\n")
+            self._socket.sendall(json.dumps({"do": what, **(more or {})}).encode() + b"\n")
         except TimeoutError as error:
             raise _silent(self._data) from error
         except OSError as error:
@@ -331,6 +367,8 @@ class Client:
             match message:
                 case {"progress": {"done_bytes": int(done), "total_bytes": int(total)}}:
                     progress(Progress(done, total))
+                case {"items": list(found)} if items is not None:
+                    items += found
                 case {"result": result}:
                     return result
                 case {"error": {"name": str(name), "message": str(text), "hint": str(hint)}}:

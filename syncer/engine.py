@@ -22,8 +22,12 @@ from syncer.blocks.uploader import Uploader
 from syncer.disk import sync_file_system
 from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository
 from syncer.fs.eraser import Eraser
-from syncer.fs.fileio import FileIO, Limits
+from syncer.fs.fileio import FileIO
 from syncer.fs.filesystem import FileSystem
+from syncer.fs.history import HistoryTree
+from syncer.fs.pastfile import PastFiles
+from syncer.fs.readahead import Limits
+from syncer.fs.restoring import Restoring
 from syncer.meta.store import MetaStore
 from syncer.snapshots import retention
 from syncer.snapshots.history import History
@@ -56,6 +60,7 @@ class Settings:
     upload_parallelism: int = 4
     read_ahead_bytes: int = 24 * 1024 * 1024
     compression_level: int = 1
+    history_name: bytes | None = b".snapshots"
     keep: str = retention.DEFAULT
     prune_dead_percent: int = 20
 
@@ -98,7 +103,12 @@ class Engine:
             level=settings.compression_level,
         )
         self.eraser = Eraser(meta, self.commit)
-        self.file_system = FileSystem(self.store, self._make_io, read_only=read_only)
+        deadline_s = settings.network_deadline_s
+        read_ahead_bytes = min(settings.read_ahead_bytes, settings.budget_bytes // 8)
+        self._limits = Limits(deadline_s, deadline_s, read_ahead_bytes)
+        self.file_system = FileSystem(
+            self.store, self._make_io, read_only=read_only, history_name=settings.history_name
+        )
         self.publisher = Publisher(
             meta,
             backend,
@@ -107,18 +117,18 @@ class Engine:
             self.durability,
             interval_s=settings.snapshot_interval_s,
         )
-        self.history = History(self.store, backend, nursery, deadline_s=settings.network_deadline_s)
+        self.history = History(self.store, backend, nursery, deadline_s=deadline_s)
         parts = self.history, self.publisher
         self.thinner = Thinner(meta, backend, *parts, self.durability)
         self.pruner = Pruner(self.store, backend, *parts, self.thinner, self.durability)
         self.housekeeper = Housekeeper(meta, self.thinner, self.pruner, retention.parse(settings.keep))
+        files = PastFiles(self.store, self.history, self._limits)
+        self.past = HistoryTree(self.history, files, self.file_system.names.inode, self.file_system.names.path)
+        self.restoring = Restoring(self.file_system, meta, self.history, self.publisher, pace=self.pace)
         self._wire()
 
     def _make_io(self) -> FileIO:
-        deadline_s = self.settings.network_deadline_s
-        read_ahead_bytes = min(self.settings.read_ahead_bytes, self.settings.budget_bytes // 8)
-        limits = Limits(deadline_s, deadline_s, read_ahead_bytes)
-        return FileIO(self.store, self.tails, self.sealer, self.durability, self.eraser, limits, self.commit)
+        return FileIO(self.store, self.tails, self.sealer, self.durability, self.eraser, self._limits, self.commit)
 
     def _wire(self) -> None:
         def hurry() -> None:

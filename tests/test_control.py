@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -69,6 +69,11 @@ class Mount:
         if self.failure:
             raise self.failure
         return STATUS
+
+    async def travel(
+        self, what: str, arguments: dict[str, Any], progress: Callable[[Progress], None]
+    ) -> dict[str, Any]:
+        return {"what": what, **arguments, "items": list(range(1200))}
 
     async def flush(self, progress: Callable[[Progress], None]) -> None:
         self.flushing.set()

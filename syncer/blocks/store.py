@@ -7,7 +7,7 @@ Everything is synchronous on the event loop's thread unless it is `async`.
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -194,16 +194,41 @@ class BlockStore:
         if numbers:
             self.fetcher.start(numbers, deadline_s)
 
-    def read_ahead(self, number: int, start: int, end: int) -> None:
-        """Have the blocks of [start, end) of the inode that are files of the cache read from the disk, soon."""
-        for extent in self.meta.extents.find(number, start, end):
+    def assemble(
+        self, extents: Iterable[Extent], offset: int, end: int, arrived: Mapping[int, memoryview] = NOTHING
+    ) -> bytes | None:
+        """The bytes [*offset*, *end*) of a file that has *extents* there; what none of them covers reads as zeros.
+
+        None when a block must be fetched first. Raises: as `read`.
+        """
+        parts: list[bytes] = []
+        position = offset
+        for extent in extents:
+            low, high = max(extent.start, offset), min(extent.end, end)
+            data = self.read(extent, low - extent.start, high - low, arrived)
+            if data is None:
+                return None
+            if low > position:
+                parts.append(bytes(low - position))
+            parts.append(data)
+            position = high
+        if position < end:
+            parts.append(bytes(end - position))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_ahead(self, extents: Iterable[Extent]) -> None:
+        """Have those of the blocks that are files of the cache read from the disk, soon."""
+        for extent in extents:
             if extent.source > 0:
                 self.cache.read_ahead(extent.source)
 
-    def rest_of_pack(self, number: int, last: Extent) -> list[Extent]:
-        """The extents of the inode that follow *last* on the remote as well: whole packs are the cheapest to fetch."""
+    def rest_of_pack(self, last: Extent, find: Callable[[int, int], Sequence[Extent]]) -> list[Extent]:
+        """Extents of the file that follow *last* on the remote as well: whole packs are the cheapest to fetch.
+
+        *find* gives those of a stretch of the file.
+        """
         pack = self._pack(last)
-        following = self.meta.extents.find(number, last.end, last.end + RANGE_BYTES) if pack else []
+        following = find(last.end, last.end + RANGE_BYTES) if pack else []
         return list(itertools.takewhile(lambda extent: self._pack(extent) == pack, following))
 
     def _pack(self, extent: Extent) -> PackId | None:

@@ -8,13 +8,12 @@ wait each write is applied without an await.
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import trio
 
 from syncer import disk
-from syncer.blocks.fetcher import RANGE_BYTES
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import NOTHING, BlockStore
 from syncer.blocks.syncing import Durability
@@ -22,25 +21,14 @@ from syncer.blocks.tails import Tails
 from syncer.errors import BudgetExhausted
 from syncer.fs.eraser import Eraser
 from syncer.fs.handles import OpenFile
-from syncer.meta.extents import Extent
+from syncer.fs.readahead import Limits, ReadAhead
+from syncer.meta.extents import Extent, Part
 from syncer.meta.inodes import Inode
 from syncer.values import SMALL_BYTES
 
 FILE_MAX_BYTES = 2**44 - 4096
 """What ext4 can hold, where an overlay has its bytes at the same offsets as the file."""
-READ_AHEAD_START_BYTES = 1024 * 1024
-LOCAL_AHEAD_BYTES = 4 * 1024 * 1024
-"""How far ahead of a sequential reader blocks that are here are read from the disk and verified, at least."""
 RELATIME_NS = 24 * 3600 * 10**9
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long calls may wait, in seconds, and how far ahead of a sequential reader blocks are fetched."""
-
-    read_deadline_s: float
-    write_deadline_s: float
-    read_ahead_bytes: int
 
 
 class FileIO:
@@ -62,6 +50,7 @@ class FileIO:
         self._durability = durability
         self._eraser = eraser
         self._limits = limits
+        self._ahead = ReadAhead(store, limits)
         self._commit = commit
         self.interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Around each wait that a signal for the caller may end; raises OSError EINTR then."""
@@ -86,7 +75,7 @@ class FileIO:
             with self.interruptible():
                 data = await self._read_fetching(file, offset, length)
         if inode.content is None:
-            self._read_ahead(file, offset, offset + len(data))
+            self._ahead.note(file, offset, offset + len(data), partial(self._meta.extents.find, file.number))
         return data
 
     def note_access(self, inode: Inode) -> None:
@@ -111,21 +100,11 @@ class FileIO:
         extent = file.extent
         if extent is not None and file.epoch == inode.epoch and extent.start <= offset and end <= extent.end:
             return self._store.read(extent, offset - extent.start, end - offset, arrived)
-        parts: list[bytes] = []
-        position = offset
-        for extent in self._extents(inode, offset, end):
-            low, high = max(extent.start, offset), min(extent.end, end)
-            data = self._store.read(extent, low - extent.start, high - low, arrived)
-            if data is None:
-                return None
-            if low > position:
-                parts.append(bytes(low - position))
-            parts.append(data)
-            position = high
-            file.extent, file.epoch = extent, inode.epoch
-        if position < end:
-            parts.append(bytes(end - position))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        extents = self._extents(inode, offset, end)
+        data = self._store.assemble(extents, offset, end, arrived)
+        if data is not None and extents:
+            file.extent, file.epoch = extents[-1], inode.epoch
+        return data
 
     def _extents(self, inode: Inode, offset: int, end: int) -> list[Extent]:
         """What covers [offset, end), the tail included."""
@@ -147,29 +126,6 @@ class FileIO:
             if data is not None:
                 return data
         raise OSError(errno.EIO, "the file changes faster than it can be fetched")
-
-    def _read_ahead(self, file: OpenFile, offset: int, end: int) -> None:
-        """Fetch ahead of a sequential reader, farther the longer it goes on."""
-        sequential = offset == file.next_offset
-        file.next_offset = end
-        if not sequential:
-            file.window_bytes = file.local_offset = 0
-            return
-        if offset and end + LOCAL_AHEAD_BYTES > file.local_offset:
-            reach = end + 2 * LOCAL_AHEAD_BYTES
-            self._store.read_ahead(file.number, max(end, file.local_offset), reach)
-            file.local_offset = reach
-        if file.window_bytes and file.ahead_offset - end > max(file.window_bytes // 2, file.window_bytes - RANGE_BYTES):
-            return
-        most = self._store.fetcher.reach(self._limits.read_ahead_bytes, self._limits.read_deadline_s)
-        window = min(max(file.window_bytes * 2, READ_AHEAD_START_BYTES), most)
-        begin = max(end, file.ahead_offset) if file.window_bytes else end
-        file.window_bytes, file.ahead_offset = window, end + window
-        ahead = self._meta.extents.find(file.number, begin, end + window)
-        if ahead and window > RANGE_BYTES:
-            ahead += self._store.rest_of_pack(file.number, ahead[-1])
-            file.ahead_offset = max(file.ahead_offset, ahead[-1].end)
-        self._store.prefetch([part.source for part in ahead if part.source > 0], self._limits.read_deadline_s)
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -307,6 +263,17 @@ class FileIO:
         self._meta.extents.truncate(number, size, time.time_ns())
         self._eraser.wake()
         self._tails.forget(number)
+        self._sealer.note(number)
+
+    def relink(self, number: int, start: int, end: int, parts: Sequence[Part], size: int) -> None:
+        """[start, end) of the file becomes slices of blocks, without their bytes; see `ExtentTable.relink`."""
+        self._tails.settle()
+        for _, _, block_id, _ in parts:
+            self._store.share(number, block_id)
+        self._meta.extents.relink(number, start, end, parts, size, time.time_ns())
+        self._eraser.wake()
+        self._tails.forget(number)
+        self._promised.discard(number)
         self._sealer.note(number)
 
     async def fsync(self, number: int) -> None:

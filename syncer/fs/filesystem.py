@@ -6,7 +6,7 @@ the event loop's thread; a method without `async` is ATOMIC to other tasks.
 
 import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from stat import S_ISGID, S_ISUID, S_IXGRP
 
@@ -42,7 +42,11 @@ class FileSystemStatus:
 
 
 class FileSystem:
-    def __init__(self, store: BlockStore, make_io: Callable[[], FileIO], *, read_only: bool) -> None:
+    def __init__(
+        self, store: BlockStore, make_io: Callable[[], FileIO], *, read_only: bool, history_name: bytes | None = None
+    ) -> None:
+        """*history_name* is shown in every directory that has no such name, without being listed; None: nowhere."""
+        self.history_name = history_name
         self._store = store
         self._meta = store.meta
         self.io = make_io()
@@ -51,6 +55,8 @@ class FileSystem:
         self.names = Namespace(self._meta, self.handles.unlinked)
         self.on_mode_changed: Callable[[InodeNumber], None] = lambda number: None
         """Told of an inode whose mode changed by a call that does not answer with its attributes."""
+        self.changed_behind: Callable[[Sequence[tuple[int, bytes]], Sequence[int]], Awaitable[None]] = _nobody_to_tell
+        """Told of (directory, name) and of inodes that changed without the kernel's having asked for it."""
 
     def check_writable(self) -> None:
         """Raises: OSError EROFS."""
@@ -151,7 +157,7 @@ class FileSystem:
         return b"local" if self._meta.extents.has_pending(inode.number) else b"uploaded"
 
     def getxattr(self, number: int, name: bytes) -> bytes:
-        _check_xattr_name(name)
+        check_xattr_name(name)
         inode = self.names.inode(number)
         value = self._meta.inodes.xattrs(inode).get(name)
         if value is None:
@@ -182,7 +188,7 @@ class FileSystem:
 
     def _check_xattr(self, number: int, name: bytes) -> None:
         self.names.inode(number)
-        _check_xattr_name(name)
+        check_xattr_name(name)
         if name == STATE_XATTR:
             raise OSError(errno.EPERM, "this attribute is read-only")
 
@@ -206,30 +212,43 @@ class FileSystem:
 
     # --- names ---------------------------------------------------------------------------------------------------
 
+    def _check_not_shown(self, parent: int, name: bytes, number: int) -> None:
+        """Refuse to use the name of history, where it is not a name like any other. Raises: OSError *number*."""
+        if name == self.history_name and self.names.lookup(parent, name) is None:
+            raise OSError(number, "history is there")
+
     def create(
         self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Inode:
         self.check_writable()
+        self._check_not_shown(parent, name, errno.EEXIST)
         return self.names.create(parent, name, mode, caller, rdev=rdev, target=target)
 
     def link(self, number: int, parent: int, name: bytes) -> Inode:
         self.check_writable()
+        self._check_not_shown(parent, name, errno.EEXIST)
         return self.names.link(number, parent, name)
 
     def unlink(self, parent: int, name: bytes) -> None:
         self.check_writable()
+        self._check_not_shown(parent, name, errno.EROFS)
         self.names.unlink(parent, name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         self.check_writable()
+        self._check_not_shown(parent, name, errno.EROFS)
         self.names.rmdir(parent, name)
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, replace: bool = True) -> None:
         self.check_writable()
+        self._check_not_shown(parent, name, errno.EROFS)
+        self._check_not_shown(new_parent, new_name, errno.EEXIST)
         self.names.rename(parent, name, new_parent, new_name, replace=replace)
 
     def exchange(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
         self.check_writable()
+        self._check_not_shown(parent, name, errno.EROFS)
+        self._check_not_shown(new_parent, new_name, errno.EROFS)
         self.names.exchange(parent, name, new_parent, new_name)
 
     # --- open files ----------------------------------------------------------------------------------------------
@@ -268,6 +287,10 @@ class FileSystem:
         self.handles.looked_up(number)
 
 
+async def _nobody_to_tell(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    """Without a kernel nobody has cached anything."""
+
+
 def _kept_time(time_ns: int | None) -> int | None:
     """The nearest that 64 bits of nanoseconds hold: from 1677 to 2262."""
     return None if time_ns is None else max(-(2**63), min(time_ns, 2**63 - 1))
@@ -283,7 +306,7 @@ def _ended(inode: Inode, writer: Caller | None) -> int:
     return ended
 
 
-def _check_xattr_name(name: bytes) -> None:
+def check_xattr_name(name: bytes) -> None:
     """Raises: OSError EOPNOTSUPP, EINVAL. ACLs (system.*) are refused: unenforced, their presence would be a lie."""
     if not name.startswith(XATTR_SPACES):
         raise OSError(errno.EOPNOTSUPP, "no such kind of attribute here")

@@ -1,78 +1,56 @@
 """The adapter between pyfuse3 and the file system: converts types and errors, decides nothing."""
 
+import contextlib
 import errno
-import functools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
 
 import pyfuse3
+import trio
 from pyfuse3 import FUSEError
 
-from syncer.fs.errmap import errno_of
-from syncer.fs.filesystem import BLOCK_UNIT_BYTES, METADATA_BYTES, FileSystem
+from syncer.fs.filesystem import METADATA_BYTES, FileSystem
+from syncer.fs.fusehistory import HistoryAdapter
+from syncer.fs.history import PAST, HistoryTree
 from syncer.fs.interrupts import Interrupts
 from syncer.fs.namespace import Caller
+from syncer.fs.replies import DOTS, ENTRIES_PER_READ, attributes, mapped, nothing, statfs_reply, visible
 from syncer.meta.inodes import Inode
-from syncer.values import NAME_MAX_BYTES
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-TIMEOUT_S = 3600.0
-"""How long the kernel may believe what it was told: nobody else changes the tree."""
-ENTRIES_PER_READ = 256
-"""About as many as a request of the kernel's takes."""
-DOTS = (b".", b"..")
-"""Come first in every directory, with the first cookies; those of its entries follow."""
-MAX_BLOCK_BYTES = 128 * 1024
-
-Method = Callable[Concatenate["Adapter", P], Coroutine[Any, Any, R]]
-
-
-def mapped(method: Method[P, R]) -> Method[P, R]:
-    """Turn whatever *method* raises into the FUSEError the kernel understands."""
-
-    @functools.wraps(method)
-    async def call(self: "Adapter", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await method(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except Exception as error:  # the mount must outlive any failed call; errno_of logs what nobody expected
-            raise FUSEError(errno_of(error)) from error
-
-    return call
 
 
 def _caller(context: pyfuse3.RequestContext) -> Caller:
     return Caller(context.uid, context.gid, context.pid)
 
 
-def attributes(inode: Inode) -> pyfuse3.EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = inode.number
-    entry.st_mode = inode.mode
-    entry.st_nlink = inode.nlink
-    entry.st_uid = inode.uid
-    entry.st_gid = inode.gid
-    entry.st_rdev = inode.rdev
-    entry.st_size = inode.size
-    entry.st_blksize = MAX_BLOCK_BYTES
-    entry.st_blocks = (inode.size + 511) // 512
-    entry.st_atime_ns = inode.atime_ns
-    entry.st_mtime_ns = inode.mtime_ns
-    entry.st_ctime_ns = inode.ctime_ns
-    entry.st_birthtime_ns = 0
-    entry.entry_timeout = TIMEOUT_S
-    entry.attr_timeout = TIMEOUT_S
-    return entry
+def _live(*numbers: int) -> None:
+    """Refuse to change what is past. Raises: OSError EROFS."""
+    for number in numbers:
+        if number >= PAST:
+            raise OSError(errno.EROFS, "history cannot be changed")
+
+
+async def changed_behind(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    """Have the kernel forget names and inodes that changed without its having asked for it.
+
+    In a thread: each of these calls waits for requests under way that concern the same directory or the same pages,
+    and the event loop has to serve those.
+    """
+    await trio.to_thread.run_sync(_forget_cached, entries, inodes)
+
+
+def _forget_cached(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    for parent, name in entries:
+        with contextlib.suppress(FileNotFoundError):  # it knew nothing of it
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+    for number in inodes:
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
 
 
 class Adapter(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = False
 
-    def __init__(self, file_system: FileSystem, interrupts: Interrupts, *, writeback: bool) -> None:
+    def __init__(self, file_system: FileSystem, past: HistoryTree, interrupts: Interrupts, *, writeback: bool) -> None:
         """*writeback* lets the kernel collect writes: what it holds is lost when this process dies."""
         super().__init__()
         self.enable_writeback_cache = writeback
@@ -82,7 +60,9 @@ class Adapter(pyfuse3.Operations):
         """What an fsync waits for as well, where that is wanted."""
         self._fs = file_system
         self._interrupts = interrupts
+        self._past = HistoryAdapter(past, interrupts)
         file_system.io.interruptible = interrupts.heard
+        file_system.changed_behind = changed_behind
         file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
@@ -94,21 +74,25 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if parent_inode >= PAST:
+            return await self._past.lookup(parent_inode, name, ctx)
         inode = self._fs.names.lookup(parent_inode, name)
         if inode is None:
-            entry = pyfuse3.EntryAttributes()
-            entry.st_ino = 0
-            entry.entry_timeout = TIMEOUT_S
-            return entry
+            return self._past.entrance(parent_inode) if name == self._fs.history_name else nothing()
         return self._entry(inode)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        past = [item for item in inode_list if item[0] >= PAST]
+        if past:
+            await self._past.forget(past)
+            inode_list = [item for item in inode_list if item[0] < PAST]
         self._fs.forget(inode_list)
 
     @mapped
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        _live(parent_inode)
         await self._fs.room()
         return self._entry(self._fs.create(parent_inode, name, mode, _caller(ctx), rdev=rdev))
 
@@ -116,6 +100,7 @@ class Adapter(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        _live(parent_inode)
         await self._fs.room()
         return self._entry(self._fs.create(parent_inode, name, mode | 0o40000, _caller(ctx)))
 
@@ -123,6 +108,7 @@ class Adapter(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        _live(parent_inode)
         await self._fs.room()
         return self._entry(self._fs.create(parent_inode, name, 0o120777, _caller(ctx), target=target))
 
@@ -130,16 +116,19 @@ class Adapter(pyfuse3.Operations):
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        _live(inode, new_parent_inode)
         await self._fs.room()
         return self._entry(self._fs.link(inode, new_parent_inode, new_name))
 
     @mapped
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        _live(parent_inode)
         await self._fs.keep_up()
         self._fs.unlink(parent_inode, name)
 
     @mapped
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        _live(parent_inode)
         await self._fs.keep_up()
         self._fs.rmdir(parent_inode, name)
 
@@ -153,6 +142,7 @@ class Adapter(pyfuse3.Operations):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:
+        _live(parent_inode_old, parent_inode_new)
         await self._fs.keep_up()
         if flags == pyfuse3.RENAME_EXCHANGE:
             self._fs.exchange(parent_inode_old, name_old, parent_inode_new, name_new)
@@ -163,14 +153,20 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        if inode >= PAST:
+            return await self._past.readlink(inode, ctx)
         return self._fs.readlink(inode)
 
     @mapped
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        if inode >= PAST:
+            return await self._past.opendir(inode, ctx)
         return inode
 
     @mapped
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        if fh >= PAST:
+            return await self._past.readdir(fh, start_id, token)
         for place, name in enumerate(DOTS[start_id:], start_id + 1):  # these two are no look-ups of the kernel's
             inode = self._fs.names.lookup(fh, name)
             if inode is None or not pyfuse3.readdir_reply(token, name, attributes(inode), place):
@@ -187,6 +183,8 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if inode >= PAST:
+            return await self._past.getattr(inode, ctx)
         return attributes(self._fs.getattr(inode))
 
     @mapped
@@ -198,6 +196,7 @@ class Adapter(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        _live(inode)
         if fields.update_size:
             await self._fs.may_grow(inode, attr.st_size)
         await self._fs.keep_up()
@@ -215,34 +214,31 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        if inode >= PAST:
+            return await self._past.getxattr(inode, name, ctx)
         return self._fs.getxattr(inode, name)
 
     @mapped
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        names = self._fs.listxattr(inode)
-        return names if not ctx.uid else [name for name in names if not name.startswith(b"trusted.")]
+        if inode >= PAST:
+            return await self._past.listxattr(inode, ctx)
+        return visible(self._fs.listxattr(inode), ctx)
 
     @mapped
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        _live(inode)
         await self._fs.room(len(value) + METADATA_BYTES)
         self._fs.setxattr(inode, name, value)
 
     @mapped
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        _live(inode)
         await self._fs.keep_up()
         self._fs.removexattr(inode, name)
 
     @mapped
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        status = self._fs.statfs()
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK_UNIT_BYTES
-        data.f_blocks = status.blocks
-        data.f_bfree = data.f_bavail = status.free_blocks
-        data.f_files = status.files
-        data.f_ffree = data.f_favail = status.free_files
-        data.f_namemax = NAME_MAX_BYTES
-        return data
+        return statfs_reply(self._fs.statfs())
 
     # --- open files ----------------------------------------------------------------------------------------------
 
@@ -250,6 +246,7 @@ class Adapter(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        _live(parent_inode)
         await self._fs.room()
         inode = self._fs.create(parent_inode, name, (mode & 0o7777) | 0o100000, _caller(ctx))
         handle = self._fs.handles.open(inode, flags)
@@ -257,10 +254,14 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if inode >= PAST:
+            return await self._past.open(inode, flags, ctx)
         return pyfuse3.FileInfo(fh=self._fs.open(inode, flags, _caller(ctx)), keep_cache=True)
 
     @mapped
     async def read(self, fh: int, off: int, size: int) -> bytes:
+        if fh >= PAST:
+            return await self._past.read(fh, off, size)
         return await self._fs.read(fh, off, size)
 
     @mapped
@@ -276,10 +277,14 @@ class Adapter(pyfuse3.Operations):
 
     @mapped
     async def fsync(self, fh: int, datasync: bool) -> None:
+        if fh >= PAST:
+            return
         await self._synced(self._fs.fsync(fh))
 
     @mapped
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        if fh >= PAST:
+            return
         await self._synced(self._fs.fsync_directory(fh))
 
     async def _synced(self, local: Awaitable[None]) -> None:
@@ -292,10 +297,13 @@ class Adapter(pyfuse3.Operations):
             await self.flush_remote()
 
     async def release(self, fh: int) -> None:
+        if fh >= PAST:
+            return await self._past.release(fh)
         self._fs.release(fh)
 
     async def releasedir(self, fh: int) -> None:
-        pass
+        if fh >= PAST:
+            await self._past.releasedir(fh)
 
     @mapped
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:

@@ -5,6 +5,7 @@ On the event loop's thread only.
 
 from collections.abc import Callable, Iterable
 
+from syncer.fs.readahead import Reading
 from syncer.meta.extents import Extent
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
@@ -13,25 +14,16 @@ from syncer.values import InodeNumber
 O_ACCMODE, O_RDWR, O_TRUNC, O_NOATIME = 0o3, 0o2, 0o1000, 0o1000000
 
 
-class OpenFile:
+class OpenFile(Reading):
     """An open regular file: where it stands in sequential reading, and the extent it read last."""
 
-    __slots__ = (
-        "ahead_offset", "epoch", "extent", "local_offset", "next_offset", "number", "traceless", "window_bytes",
-        "writable",
-    )  # fmt: skip
+    __slots__ = ("epoch", "extent", "number", "traceless", "writable")
 
     def __init__(self, number: InodeNumber, flags: int) -> None:
+        super().__init__()
         self.number = number
         self.traceless = bool(flags & O_NOATIME)
         self.writable = bool(flags & O_ACCMODE)
-        self.next_offset = 0
-        self.window_bytes = 0
-        """How far ahead of the reader blocks are fetched; 0 while reading is not sequential."""
-        self.ahead_offset = 0
-        """Up to where they are fetched already."""
-        self.local_offset = 0
-        """Up to where what is local is read from the disk already."""
         self.epoch = -1
         self.extent: Extent | None = None
 

@@ -52,7 +52,7 @@ class Namespace:
             raise OSError(errno.ENOENT, "no such inode")
         return inode
 
-    def _directory(self, number: int) -> Inode:
+    def directory(self, number: int) -> Inode:
         """A directory that still has a name. Raises: OSError ENOENT, ENOTDIR."""
         inode = self.inode(number)
         if not inode.is_directory:
@@ -89,7 +89,7 @@ class Namespace:
             raise OSError(errno.ENAMETOOLONG, "name too long")
         if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
             raise OSError(errno.EINVAL, "not a name")
-        directory = self._directory(parent)
+        directory = self.directory(parent)
         if self._meta.names.lookup(parent, name) is not None:
             raise OSError(errno.EEXIST, "the name is taken")
         return directory
@@ -143,7 +143,7 @@ class Namespace:
         inode = self._child(parent, name)
         if len(new_name) > NAME_MAX_BYTES:
             raise OSError(errno.ENAMETOOLONG, "name too long")
-        self._directory(new_parent)
+        self.directory(new_parent)
         self._check_not_inside(inode, new_parent)
         number = self._meta.names.lookup(new_parent, new_name)
         replaced = None if number is None else self.inode(number)
@@ -183,6 +183,13 @@ class Namespace:
         if not S_ISLNK(inode.mode):
             raise OSError(errno.EINVAL, "not a symlink")
         return self._meta.inodes.target(inode)
+
+    def path(self, number: int) -> bytes:
+        """One path of the inode, from the root and without a slash before it. Raises: OSError ENOENT: it has none."""
+        path = self._meta.names.path(number)
+        if path is None:
+            raise OSError(errno.ENOENT, "it has lost its last name")
+        return path
 
     def entries(self, number: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries of a directory, those after *after_cookie*."""

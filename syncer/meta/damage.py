@@ -10,10 +10,7 @@ from syncer.meta.blocktable import BlockTable
 from syncer.meta.database import Database, Table, journaled
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
-from syncer.values import CONTENT, ROOT_INODE, BlockId, InodeNumber, PackId
-
-DEEPEST = 4096
-"""Directories above a file that its path may have: as many as fit the longest path there can be."""
+from syncer.values import CONTENT, BlockId, PackId
 
 
 class DamageTable(Table):
@@ -75,6 +72,13 @@ class DamageTable(Table):
         """Those of them that the remote lacks."""
         return {number for number in self.numbers() if self._blocks.is_needed(number)}
 
+    def of_file(self, number: int) -> list[int]:
+        """The blocks of one file of which no sound copy is known. Looks at all its extents."""
+        rows = self.execute(
+            "SELECT DISTINCT source FROM extents WHERE inode = ? AND source IN (SELECT number FROM damaged)", (number,)
+        )
+        return [row[0] for row in rows]
+
     def paths(self, numbers: Iterable[int]) -> list[bytes]:
         """The files, from the root and without a slash before them, that have bytes of these blocks; sorted.
 
@@ -86,16 +90,4 @@ class DamageTable(Table):
         rows = self.execute(
             "SELECT DISTINCT inode FROM extents WHERE source IN (SELECT value FROM json_each(?))", (wanted,)
         ).fetchall()
-        return sorted(path for (inode,) in rows if (path := self._path(inode)) is not None)
-
-    def _path(self, inode: int) -> bytes | None:
-        """None for a file that has no name any more."""
-        parts: list[bytes] = []
-        number = InodeNumber(inode)
-        while number != ROOT_INODE and len(parts) < DEEPEST:
-            parents = self._names.parents(number)
-            if not parents:
-                return None
-            number, name = parents[0]
-            parts.append(name)
-        return b"/".join(reversed(parts))
+        return sorted(path for (inode,) in rows if (path := self._names.path(inode)) is not None)

@@ -51,6 +51,10 @@ Piece = tuple[int, int, BlockId, bytes | int]
 number of the dirty file that holds just them and is to move into the cache)."""
 
 
+Part = tuple[int, int, BlockId, int]
+"""A slice of a block in a file: (start, length, block id, offset in the block)."""
+
+
 class ExtentTable(Table):
     def __init__(self, database: Database, inodes: InodeTable, blocks: BlockTable, overlays: OverlayTable) -> None:
         super().__init__(database)
@@ -410,6 +414,37 @@ class ExtentTable(Table):
         inode = self._inodes.need(number)
         if self._overlays.clear(dirty, start, end):
             self._maybe_gone(dirty, number)
+        inode.epoch += 1
+        self._inodes.touch(inode)
+
+    # --- going back to blocks --------------------------------------------------------------------------------------
+
+    @journaled(95)
+    def relink(self, number: int, start: int, end: int, parts: Sequence[Part], size: int, now_ns: int) -> None:
+        """[start, end) of the file becomes *parts*, and the file ends at *size*.
+
+        The blocks have rows; between the parts there are zeros. What the file held as a small content is gone.
+        """
+        inode = self._inodes.need(number)
+        if inode.content is not None:
+            inode.content, inode.content_dirty = None, True
+        self._finish_tail(inode)
+        self._finish_cut(number)
+        if end > start:
+            self._clear(number, start, end)
+            self._uncover(number, start, end)
+        for part_start, length, block_id, offset in parts:
+            block = self._blocks.find(block_id)
+            assert block is not None
+            self._insert(number, part_start, length, block.number, offset)
+        if size < inode.size:
+            self._cut_off(inode, size)
+            self._uncover(number, size, inode.size)
+        if inode.overlay and not self._overlays.has(inode.overlay):
+            self._maybe_gone(inode.overlay, number)
+            inode.overlay = 0
+        self._inodes.resize(inode, size)
+        inode.ctime_ns = now_ns
         inode.epoch += 1
         self._inodes.touch(inode)
 

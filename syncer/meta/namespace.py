@@ -10,6 +10,9 @@ from syncer.meta.database import Database, Table, journaled
 from syncer.meta.inodes import INODE_COLUMNS, Inode, InodeTable
 from syncer.values import ROOT_INODE, InodeNumber
 
+DEEPEST = 4096
+"""Directories above a file that its path may have: as many as fit the longest path there can be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -53,6 +56,18 @@ class NamespaceTable(Table):
     def parents(self, number: int) -> list[tuple[InodeNumber, bytes]]:
         """Every (directory, name) that links to the inode."""
         return self.execute("SELECT parent, name FROM dentries WHERE inode = ?", (number,)).fetchall()
+
+    def path(self, inode: int) -> bytes | None:
+        """One path of the inode, from the root and without a slash before it; None when it has no name any more."""
+        parts: list[bytes] = []
+        number = InodeNumber(inode)
+        while number != ROOT_INODE and len(parts) < DEEPEST:
+            parents = self.parents(number)
+            if not parents:
+                return None
+            number, name = parents[0]
+            parts.append(name)
+        return b"/".join(reversed(parts))
 
     def is_ancestor(self, candidate: int, number: int) -> bool:
         """Whether directory *candidate* is *number* or above it."""

@@ -64,6 +64,7 @@ class Replayer:
             **{43: self._may_unseal_content, 44: self._may_append, 45: self._may_cut, 46: self._in_extents},
             **{47: self._may_overlay, 48: self._in_extents, 49: self._may_seal, 51: self._may_truncate},
             **{52: self._may_erase, 53: self._in_extents, 54: self._in_extents, 55: self._known, 70: self._always},
+            **{95: self._may_relink},
         }
 
     def replay(self, found: Iterable[Record]) -> None:
@@ -216,6 +217,9 @@ class Replayer:
     def _may_truncate(self, number: int, size: int, *_: object) -> bool:
         inode = self._file(number)
         return inode is not None and (inode.content is None or size <= SMALL_BYTES)
+
+    def _may_relink(self, number: int, start: int, end: int, parts: Sequence[Any], *_: object) -> bool:
+        return self._file(number) is not None and all(self._meta.blocks.find(part[2]) is not None for part in parts)
 
     def _may_erase(self, number: int) -> bool:
         inode = self._meta.inodes.get(number)

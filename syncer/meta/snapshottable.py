@@ -60,6 +60,11 @@ class SnapshotTable(Table):
         """(peer, seq) of all snapshots that are known, in the order of history."""
         return [(PeerId(peer), seq) for peer, seq in self.execute("SELECT peer, seq FROM snapshots")]
 
+    def records(self) -> list[tuple[tuple[PeerId, int], bytes]]:
+        """(place, record) of all snapshots that are known, in the order of history."""
+        rows = self.execute("SELECT peer, seq, record FROM snapshots")
+        return [((PeerId(peer), seq), record) for peer, seq, record in rows]
+
     def get(self, peer: PeerId, seq: int) -> KnownSnapshot | None:
         row = self.execute(
             "SELECT peer, seq, root, time_ns, record FROM snapshots WHERE peer = ? AND seq = ?", (peer, seq)

@@ -21,6 +21,7 @@ from syncer.errors import DeadlinePassed, ObjectCorrupt, ObjectMissing, SyncerEr
 from syncer.meta.blocktable import Block
 from syncer.meta.extents import Extent
 from syncer.meta.snapshottable import KnownSnapshot
+from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry, Load
 from syncer.snapshots.reading import read_bounded, read_record
 from syncer.snapshots.records import (
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 Place = tuple[PeerId, int]
 """(peer, sequence number): where a snapshot stands in history."""
 
+LISTED = "snapshots_listed"
+"""Key of the state, see `History.was_listed`."""
 REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
 ROW_BYTES = 256
@@ -113,6 +116,7 @@ class History:
         self._nursery = nursery
         self._deadline_s = deadline_s
         self._snapshots: dict[Place, Snapshot] = {}
+        self._in_order: tuple[Snapshot, ...] = ()
         self._revision = -1
         self._unreadable: set[Place] = set()
         """Snapshots whose objects are damaged; they were logged, and are not asked for again."""
@@ -129,15 +133,29 @@ class History:
         """The snapshots that are known here, in the order of history: the one that came last is the last."""
         revision = self._meta.snapshots.revision
         if revision != self._revision:
-            places = self._meta.snapshots.places()
-            known = {place: self._snapshots.get(place) or self._read(place) for place in places}
-            self._snapshots = {place: found for place, found in known.items() if found is not None}
+            before = self._snapshots
+            self._snapshots = {
+                place: before.get(place) or snapshot_of(record) for place, record in self._meta.snapshots.records()
+            }
             self._revision = revision
-        return list(self._snapshots.values())
+            self._in_order = tuple(self._snapshots.values())
+        return self._in_order
 
-    def _read(self, place: Place) -> Snapshot | None:
-        row = self._meta.snapshots.get(*place)
-        return None if row is None else snapshot_of(row.record)
+    @property
+    def revision(self) -> int:
+        """Another one when `known` would return something else."""
+        return self._meta.snapshots.revision
+
+    @property
+    def was_listed(self) -> bool:
+        """Whether the remote has ever been asked to the end: then only what is new can be missing in `known`."""
+        return bool(self._meta.database.state_integer(LISTED))
+
+    def look(self) -> None:
+        """Begin to ask the remote for what is new, unless that was done a moment ago."""
+        if self._refreshing is None and trio.current_time() - self._refreshed_at > REFRESH_S:
+            self._refreshing = trio.Event()
+            self._nursery.start_soon(self._refresh_behind, self._refreshing)
 
     async def snapshots(self, wait_s: float | None = None) -> Sequence[Snapshot]:
         """All snapshots of all peers, as `known`, after the remote was asked for those that are not known yet.
@@ -145,9 +163,7 @@ class History:
         Waits for the remote for *wait_s* at most (the deadline, if it is not given), and not at all when it was asked
         a moment ago. What it has not answered by then is not in the result, and is known later.
         """
-        if self._refreshing is None and trio.current_time() - self._refreshed_at > REFRESH_S:
-            self._refreshing = trio.Event()
-            self._nursery.start_soon(self._refresh_behind, self._refreshing)
+        self.look()
         if self._refreshing is not None:
             with trio.move_on_after(self._deadline_s if wait_s is None else wait_s):
                 await self._refreshing.wait()
@@ -175,6 +191,8 @@ class History:
                 await self._forget_if_gone(place)
             await self._each(self._learn, sorted(listed - known - self._unreadable, reverse=True))
             self._refreshed_at = trio.current_time()
+            if not self.was_listed:
+                self._meta.database.set_state(LISTED, 1)
 
     async def _listed(self, prefix: str) -> set[Place]:
         found = [parse_seq_key(info.key) async for info in self._backend.list(prefix)]
@@ -240,19 +258,12 @@ class History:
         data = self._here(tree)
         if data is not None:
             return data
-        block = self._meta.blocks.find(BlockId(tree))
-        if block is None:
-            await self.learn_indexes()
-            block = self._meta.blocks.find(BlockId(tree))
-        if block is None:
-            raise ObjectCorrupt(
-                f"tree node {tree.hex()} is in no index", hint="some index objects are missing from the remote"
-            )
+        block = await self._block(BlockId(tree))
         with self._store.budget.pin([block.number]):
             arrived = await self._store.fetch([block.number], self._deadline_s)
             data = self._store.read(_whole(block), 0, block.size, arrived)
         if data is None:
-            raise ObjectCorrupt(f"tree node {tree.hex()} was damaged here as soon as it had come")
+            raise ObjectCorrupt(f"node {tree.hex()} was damaged here as soon as it had come")
         return data
 
     def _here(self, tree: TreeId) -> bytes | None:
@@ -307,7 +318,11 @@ class History:
         """
         if not S_ISDIR(directory.mode) or directory.tree is None:
             return None
-        return await self.ask(partial(find_entry, TreeId(directory.tree), name))
+        return await self.find(TreeId(directory.tree), name)
+
+    async def find(self, tree: TreeId, name: bytes) -> Entry | None:
+        """The entry *name* of the directory *tree*; None when there is none. Raises: SyncerError."""
+        return await self.ask(partial(find_entry, tree, name))
 
     async def entries(self, tree: TreeId, skip: int, limit: int) -> list[Entry]:
         """Up to *limit* entries of a directory after the first *skip*, in the order of their names.
@@ -315,6 +330,33 @@ class History:
         Raises: SyncerError.
         """
         return await self.ask(lambda load: list(itertools.islice(iter_directory(tree, load, skip=skip), limit)))
+
+    async def extents(self, file: Entry, start: int, limit: int) -> list[Extent]:
+        """Up to *limit* extents of a regular file, from the one on that has the byte *start* or comes after it.
+
+        As the block store knows them: by the numbers of their blocks. Raises: SyncerError.
+        """
+        found = [part for part in file.extents if part.start + part.length > start][:limit]
+        if file.tree is not None:
+            tree = TreeId(file.tree)
+            found = await self.ask(lambda load: list(itertools.islice(iter_extents(tree, load, start), limit)))
+        blocks = [await self._block(BlockId(part.block)) for part in found]
+        return [
+            Extent(part.start, part.length, block.number, part.offset)
+            for part, block in zip(found, blocks, strict=True)
+        ]
+
+    async def _block(self, block_id: BlockId) -> Block:
+        """Raises: ObjectCorrupt: no index lists it."""
+        block = self._meta.blocks.find(block_id)
+        if block is None:
+            await self.learn_indexes()
+            block = self._meta.blocks.find(block_id)
+        if block is None:
+            raise ObjectCorrupt(
+                f"block {block_id.hex()} is in no index", hint="some index objects are missing from the remote"
+            )
+        return block
 
     # --- where things are on the remote --------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
@@ -28,6 +30,7 @@ from syncer.errors import (
 )
 from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
+from syncer.snapshots.live import LiveTree
 from syncer.snapshots.planter import GaveWay, Names, Planted, Planter
 from syncer.snapshots.records import (
     VERSION,
@@ -43,6 +46,7 @@ from syncer.snapshots.references import note_names
 from syncer.snapshots.repository import check_writer
 from syncer.values import TREE, BlockId, TreeId
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None] | None
@@ -54,6 +58,15 @@ PROGRESS_S = 0.5
 TRIES = 20
 GIVE_UP_S = 120.0
 """A publication ends with an error when the remote has taken nothing for this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a snapshot is to say of itself."""
+
+    reason: str
+    label: str | None
+    released: bool
 
 
 class Publisher:
@@ -102,7 +115,7 @@ class Publisher:
         while True:
             await trio.sleep(0 if self.released else self._interval_s)
             try:
-                if self.released or self._has_changes():
+                if self.released or self.has_changes():
                     await self.publish("auto")
             except WrongRepository as error:
                 log.error("%s; nothing more is written here", error)
@@ -112,10 +125,19 @@ class Publisher:
                 log.warning("snapshot: %s; it is tried again", error)
                 await trio.sleep(self._interval_s)
 
-    async def publish(self, reason: str, *, released: bool = False, progress: Progress = None) -> None:
+    async def publish(
+        self,
+        reason: str,
+        *,
+        label: str | None = None,
+        released: bool = False,
+        progress: Progress = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Return when everything written before the call is on the remote, in a snapshot.
 
-        Cancelled or failed, nothing is lost: what was uploaded
+        One with a *label* is taken even if nothing has changed. *check* is called when nobody else publishes any more,
+        and may refuse. Cancelled or failed, nothing is lost: what was uploaded
         stays, and the next publication goes on from there.
 
         Raises:
@@ -123,33 +145,59 @@ class Publisher:
             BudgetExhausted: there are more changes all the time than the budget has room for while a snapshot is made.
             LocalDamage: bytes that it should hold cannot be read here.
         """
+        wish = _Wish(reason, label, released)
         async with self.turn:
+            check()
             self._uploader.hurry += 1
             try:
-                for _ in range(TRIES):
-                    with contextlib.suppress(GaveWay):
-                        return await self._publish(reason, released, progress)
-                    log.info("the snapshot gave way to changes, and is begun anew")
-                    await self.catch_up()
+                await self._again_while_it_gives_way(lambda: self._publish(wish, progress))
             finally:
                 self._uploader.hurry -= 1
                 self._meta.blocks.held_up_to = 0
+
+    async def examine(self, question: Callable[[LiveTree], T]) -> T:
+        """What *question* answers about the live tree as it is now. Nothing is published; the remote is not needed.
+
+        It is asked in a thread, and again of a later moment if that must not be held any longer: it should be quick.
+
+        Raises: BudgetExhausted, as `publish`; what *question* raises.
+        """
+
+        async def ask() -> T:
+            await self._be_still()
+            with LiveTree(self._meta) as live:
+                return await self._in_thread(live, lambda: question(live))
+
+        async with self.turn:
+            return await self._again_while_it_gives_way(ask)
+
+    async def _again_while_it_gives_way(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        for _ in range(TRIES):
+            with contextlib.suppress(GaveWay):
+                return await attempt()
+            log.info("the snapshot gave way to changes, and is begun anew")
+            await self.catch_up()
         raise BudgetExhausted("more changes than a snapshot of them can keep up with")
 
-    def _has_changes(self) -> bool:
+    def has_changes(self) -> bool:
+        """Whether something is not in the newest snapshot."""
         self._meta.commit()
         return bool(self._sealer.unsealed) or self._meta.snapshots.head() is None or self._meta.snapshots.has_changes()
 
-    async def _publish(self, reason: str, released: bool, progress: Progress) -> None:
-        await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
+    async def _be_still(self) -> None:
+        """Return at a moment when nothing is dirty, nor left of what was cut off."""
         while True:
             await self.removed()
             await self._sealer.seal_everything()
             if not self._meta.extents.has_cut_files():
-                break
+                return
+
+    async def _publish(self, wish: "_Wish", progress: Progress) -> None:
+        await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
+        await self._be_still()
         # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
         self._meta.commit()
-        if self._is_published(released):
+        if wish.label is None and self._is_published(wish.released):
             return
         generation = self._meta.snapshots.begin_generation()
         self._meta.snapshots.mark(generation)
@@ -160,21 +208,22 @@ class Publisher:
         self._uploader.wake()
         time_ns = time.time_ns()
         try:
-            planted = await self._plant(Planter(reader, generation, self._store_from_thread))
+            planter = Planter(reader, generation, self._store_from_thread)
+            planted = await self._in_thread(planter, planter.plant)
         finally:
             reader.close()
         await self._content_stored(newest, progress)
         await self.check_writer()
         await self.publish_index()
-        await self._publish_snapshot(reason, released, planted, time_ns)
+        await self._publish_snapshot(wish, planted, time_ns)
         self._meta.snapshots.published(generation, planted.trees, planted.extents)
         self._meta.database.set_state("marked_position", marked)
         self._keep_nodes(planted)
-        self.released = released
+        self.released = wish.released
         self.on_published()
 
-    async def _plant(self, planter: Planter) -> Planted:
-        """Raises: GaveWay."""
+    async def _in_thread(self, planter: Planter, function: Callable[[], T]) -> T:
+        """What *function* returns, which works with the *planter*. Raises: GaveWay."""
         with trio.CancelScope() as scope:
 
             def give_way() -> None:
@@ -183,7 +232,7 @@ class Publisher:
 
             self.give_way = give_way
             try:
-                return await trio.to_thread.run_sync(planter.plant)
+                return await trio.to_thread.run_sync(function)
             finally:
                 self.give_way = lambda: None
         raise GaveWay
@@ -253,7 +302,7 @@ class Publisher:
             await self._put(index_key(self._meta.peer, seq), encode(record))
             self._meta.blocks.indexed([pack[0] for pack in packs], seq)
 
-    async def _publish_snapshot(self, reason: str, released: bool, planted: Planted, time_ns: int) -> None:
+    async def _publish_snapshot(self, wish: "_Wish", planted: Planted, time_ns: int) -> None:
         head = self._meta.snapshots.head()
         seq = self._meta.snapshots.next_seq("snapshot")
         self._meta.snapshots.take_seq("snapshot", seq)
@@ -270,12 +319,12 @@ class Publisher:
             logical_bytes=planted.logical_bytes,
             unique_bytes=planted.unique_bytes,
             next_inode=self._meta.next_inode,
-            label=None,
-            released=released,
-            reason=reason,
+            label=wish.label,
+            released=wish.released,
+            reason=wish.reason,
         )
         data = encode(record)
-        self.released |= released
+        self.released |= wish.released
         await self._put(snapshot_key(self._meta.peer, seq), data)
         self._meta.snapshots.learn(self._meta.peer, seq, TreeId(planted.root), time_ns, data)
 

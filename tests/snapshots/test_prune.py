@@ -164,7 +164,7 @@ async def test_a_directory_that_goes_back_to_what_it_was_keeps_its_old_node(tmp_
             await back()
             await rewriting(going)  # type: ignore[arg-type]
 
-        peer.engine.pruner._thinner.drop = drop  # type: ignore[method-assign, assignment]
+        peer.engine.pruner._thinner.drop = drop  # type: ignore[method-assign]
         await prune(peer)
         await world.check()
 
@@ -319,7 +319,7 @@ async def test_nodes_that_were_never_read_are_read_once(tmp_path: Path) -> None:
         remote.get = get  # type: ignore[method-assign, assignment]
         await prune(other, dry_run=True)
         assert not [key for key in asked if key.startswith("packs/")]
-        del remote.get  # type: ignore[method-assign]
+        del remote.get
         await prune(other)
         await world.check()
 

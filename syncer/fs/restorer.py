@@ -1,0 +1,519 @@
+"""Brings back a state of the past without moving a byte: names are made, and files linked to the blocks they had.
+
+One restoration at a time, as a task on the event loop: a name is restored in one step between two awaits, others get
+their turn between names, and no more is in memory than a batch of them. Nothing is recorded of a restoration as such:
+one that was killed is finished by asking for it again, because what is there already is passed over.
+"""
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from stat import S_IFMT, S_ISDIR, S_ISREG
+
+import trio
+
+from syncer.errors import ObjectCorrupt
+from syncer.fs.filesystem import METADATA_BYTES, FileSystem
+from syncer.meta.extents import Part
+from syncer.meta.inodes import Inode
+from syncer.meta.store import MetaStore
+from syncer.snapshots.diff import join_path
+from syncer.snapshots.extenttree import iter_extents
+from syncer.snapshots.history import History, Snapshot
+from syncer.snapshots.nodes import Entry
+from syncer.snapshots.plan import Step
+from syncer.snapshots.tree import iter_directory
+from syncer.values import ROOT_INODE, BlockId, InodeNumber, TreeId, peer_of
+
+BATCH_ENTRIES = 256
+EXTENTS_AT_ONCE = 512
+"""So many extents one operation links: about 10 ms."""
+TOLD_AT_ONCE = 256
+"""So many changes the kernel is told of together."""
+PART_BYTES = 128
+"""About what an extent takes in meta.db."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What could not be restored, or not wholly, and why."""
+
+    path: bytes
+    reason: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How many names were made, changed and removed, and what went wrong."""
+
+    made: int = 0
+    changed: int = 0
+    removed: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+class _InTheWay(Exception):
+    """A directory that is not empty stands where something else was."""
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A directory whose names are being restored: its inode, what it was, and the names that are still to come."""
+
+    number: int
+    path: bytes
+    wanted: Entry
+    was_there: bool
+    after: bytes = b""
+    batch: deque[Entry] = field(default_factory=deque)
+
+
+class Restorer:
+    """One restoration, from *snapshot*."""
+
+    def __init__(
+        self,
+        file_system: FileSystem,
+        meta: MetaStore,
+        history: History,
+        snapshot: Snapshot,
+        *,
+        pace: Callable[[], Awaitable[None]],
+        elsewhere: bool,
+        delete: bool,
+    ) -> None:
+        """*pace* is awaited now and then. *elsewhere*: what is made are copies, with inode numbers of their own.
+        *delete*: what the past does not know is removed."""
+        self._fs = file_system
+        self._meta = meta
+        self._history = history
+        self._snapshot = snapshot
+        self._pace = pace
+        self._elsewhere = elsewhere
+        self._delete = delete
+        self._numbers: dict[int, int] = {}
+        """Of inodes with several names: which one stands for it now."""
+        self._entries: list[tuple[int, bytes]] = []
+        self._inodes: set[int] = set()
+        self.outcome = Outcome()
+
+    async def run(self, steps: Sequence[Step]) -> None:
+        """Take the *steps*; what is to go goes last.
+
+        Raises:
+            SyncerError: nodes of the snapshot's trees cannot be had. What was restored until then stays.
+            OSError: ENOSPC.
+        """
+        try:
+            for step in steps:
+                if step.wanted is not None and not step.shallow:
+                    await self._put(await self._parent_of(step), step.name, step.wanted, step.path)
+            for step in steps:  # after what takes the place of another name, so that as much as possible can be moved
+                if step.wanted is None:
+                    await self._remove(await self._parent_of(step), step.name)
+            for step in steps:  # last, because all of that has changed the times of directories
+                if step.wanted is not None and step.shallow:
+                    await self._dress_directory(step, step.wanted)
+        finally:
+            await self._tell()
+
+    async def _parent_of(self, step: Step) -> int:
+        """The inode of the directory that the name is in. Raises: OSError ENOTDIR."""
+        if step.parent is not None:
+            return step.parent
+        return (await self.make_directories(step.path.rpartition(b"/")[0])).number
+
+    async def _dress_directory(self, step: Step, wanted: Entry) -> None:
+        number: int | None = ROOT_INODE
+        if step.path:
+            number = self._meta.names.lookup(await self._parent_of(step), step.name)
+        inode = None if number is None else self._meta.inodes.get(number)
+        if inode is not None and inode.is_directory and inode.nlink:
+            await self._breathe()
+            self._dress(inode.number, wanted)
+
+    async def make_directories(self, path: bytes) -> Inode:
+        """The directory *path*, with all above it; those that are not there are made, as the snapshot had them.
+
+        Raises: OSError ENOTDIR.
+        """
+        number: int = ROOT_INODE
+        here = b""
+        for name in filter(None, path.split(b"/")):
+            here = join_path(here, name)
+            found = self._fs.names.lookup(number, name)
+            if found is None:
+                wanted = None if self._elsewhere else await self._history.lookup(self._snapshot, here)
+                await self._breathe()
+                self._make_directory(number, name, wanted)
+                found = self._fs.names.lookup(number, name)
+                assert found is not None
+                if wanted is not None:
+                    self._dress(found.number, wanted)
+            number = found.number
+        return self._fs.names.directory(number)
+
+    # --- names ---------------------------------------------------------------------------------------------------
+
+    async def _put(self, parent: int, name: bytes, wanted: Entry, path: bytes) -> None:
+        """Restore one name, and everything below it."""
+        frame = await self._enter(parent, name, wanted, path)
+        frames = [] if frame is None else [frame]
+        while frames:
+            frame = frames[-1]
+            entry = await self._next(frame)
+            if entry is None:
+                frames.pop()
+                if self._delete and frame.was_there:
+                    await self._remove_unknown(frame)
+                self._dress(frame.number, frame.wanted)
+            elif (
+                inner := await self._enter(frame.number, entry.name, entry, join_path(frame.path, entry.name))
+            ) is not None:
+                frames.append(inner)
+
+    async def _next(self, frame: _Frame) -> Entry | None:
+        tree = frame.wanted.tree
+        if not frame.batch and tree is not None:
+            found = await self._history.ask(
+                lambda load: list(islice(iter_directory(TreeId(tree), load, frame.after), BATCH_ENTRIES))
+            )
+            frame.batch.extend(found)
+        if not frame.batch:
+            return None
+        entry = frame.batch.popleft()
+        frame.after = entry.name
+        return entry
+
+    async def _enter(self, parent: int, name: bytes, wanted: Entry, path: bytes) -> _Frame | None:
+        """Restore a name, of a directory without what is in it: that is for whoever gets the frame."""
+        try:
+            if S_ISDIR(wanted.mode):
+                return await self._enter_directory(parent, name, wanted, path)
+            await self._enter_file(parent, name, wanted, path)
+        except _InTheWay:
+            self._trouble(path, "a directory that is not empty is in its place")
+        except ObjectCorrupt as error:
+            self._trouble(path, str(error))
+        return None
+
+    def _trouble(self, path: bytes, reason: str) -> None:
+        self.outcome.problems.append(Problem(path, reason))
+
+    async def _enter_directory(self, parent: int, name: bytes, wanted: Entry, path: bytes) -> _Frame | None:
+        await self._breathe()
+        await self._bring_back(parent, name, wanted)
+        if self._gone(parent, path):
+            return None
+        found = self._fs.names.lookup(parent, name)
+        if found is not None and found.is_directory:
+            return _Frame(found.number, path, wanted, was_there=True)
+        if found is not None:
+            await self._make_way(parent, name, found)
+        self._make_directory(parent, name, wanted)
+        made = self._meta.names.lookup(parent, name)
+        assert made is not None
+        return _Frame(made, path, wanted, was_there=False)
+
+    def _make_directory(self, parent: int, name: bytes, wanted: Entry | None) -> None:
+        now = time.time_ns()
+        if wanted is None:
+            above = self._meta.inodes.need(parent)
+            number, mode, uid, gid = self._meta.new_inode(), 0o40755, above.uid, above.gid
+        else:
+            free = not self._elsewhere and self._is_free(wanted.inode)
+            number = InodeNumber(wanted.inode) if free else self._meta.new_inode()
+            mode, uid, gid = wanted.mode, wanted.uid, wanted.gid
+        self._meta.names.create(parent, name, number, mode, uid, gid, 0, None, now)
+        self._note(parent, name, number)
+        self.outcome.made += 1
+
+    def _gone(self, parent: int, path: bytes) -> bool:
+        """Whether the directory that a name belongs into was removed meanwhile."""
+        inode = self._meta.inodes.get(parent)
+        if inode is not None and inode.is_directory and inode.nlink:
+            return False
+        self._trouble(path, "its directory was removed meanwhile")
+        return True
+
+    async def _bring_back(self, parent: int, name: bytes, wanted: Entry) -> None:
+        """Where everything is to be as it was: what has another name now, which it did not have then, gets its own."""
+        if not self._delete or self._elsewhere or self._meta.names.lookup(parent, name) is not None:
+            return
+        inode = self._meta.inodes.get(wanted.inode)
+        if inode is None or not inode.nlink or S_IFMT(inode.mode) != S_IFMT(wanted.mode):
+            return
+        for place, called in self._meta.names.parents(wanted.inode):
+            if await self._is_home(wanted.inode, place, called):
+                continue
+            try:
+                self._fs.names.rename(place, called, parent, name, replace=False)
+            except OSError:  # into itself, or somebody was faster: then it is made anew
+                return
+            self._note(place, called, wanted.inode)
+            self._note(parent, name, wanted.inode)
+            return
+
+    async def _is_home(self, number: int, parent: int, name: bytes) -> bool:
+        """Whether the snapshot has the inode under this name too."""
+        above = self._meta.names.path(parent)
+        if above is None:
+            return False
+        found = await self._history.lookup(self._snapshot, join_path(above, name))
+        return found is not None and found.inode == number
+
+    def _is_free(self, number: int) -> bool:
+        """Whether an inode may be made anew under its old number."""
+        if self._meta.inodes.get(number) is not None:
+            return False
+        return peer_of(InodeNumber(number)) != self._meta.peer or number < self._meta.next_inode
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    async def _enter_file(self, parent: int, name: bytes, wanted: Entry, path: bytes) -> None:
+        parts = await self._parts(wanted)
+        await self._breathe(METADATA_BYTES + PART_BYTES * len(parts or ()))
+        await self._bring_back(parent, name, wanted)
+        shared = await self._living(wanted)
+        found = self._meta.names.lookup(parent, name)
+        if found is not None and self._meta.inodes.need(found).is_directory:
+            await self._make_way(parent, name, self._meta.inodes.need(found))
+        if self._gone(parent, path):
+            return
+        # ATOMIC: the name is there with its content, unless that is long.
+        self._check_blocks(parts or ())
+        number = self._inode_at(parent, name, wanted, shared)
+        if parts is not None:
+            size = self._meta.inodes.need(number).size
+            if size != wanted.size or self._linked(number, 0, size) != parts:
+                self._fs.io.relink(number, 0, max(wanted.size, size), parts, wanted.size)
+        elif wanted.tree is not None:
+            await self._relink_long(number, wanted)
+            if self._meta.inodes.get(number) is None:
+                return  # deleted meanwhile
+        self._dress(number, wanted)
+        if self._is_damaged(number):
+            self._trouble(path, "bytes of it are damaged on the remote, and cannot be read")
+
+    async def _living(self, wanted: Entry) -> int | None:
+        """The inode that other names of *wanted* have here, and that it gets a further name of."""
+        known = self._numbers.get(wanted.inode)
+        inode = self._meta.inodes.get(wanted.inode if known is None else known)
+        if inode is None or S_IFMT(inode.mode) != S_IFMT(wanted.mode) or inode.number in self._meta.extents.cuts:
+            return None
+        if known is not None:
+            return known if inode.nlink else None
+        if self._elsewhere:
+            return None
+        if not inode.nlink:
+            return inode.number  # its last name went, and somebody has it open
+        if wanted.nlink > 1:
+            for place, called in self._meta.names.parents(wanted.inode):
+                if await self._is_home(wanted.inode, place, called):
+                    return wanted.inode
+        return None
+
+    def _inode_at(self, parent: int, name: bytes, wanted: Entry, shared: int | None) -> int:
+        """The inode that *name* has now and may be changed into *wanted*; the name is made where it must be.
+
+        Raises: _InTheWay.
+        """
+        found = self._fs.names.lookup(parent, name)
+        if found is not None:
+            own = shared if shared is not None or self._elsewhere else wanted.inode
+            same = found.number == own
+            # One that only this name has keeps its identity where that of the past is taken.
+            taken = shared is None and (self._elsewhere or not self._is_free(wanted.inode))
+            alike = S_IFMT(found.mode) == S_IFMT(wanted.mode) and S_ISREG(found.mode) and found.nlink == 1
+            if same or (taken and alike):
+                self._changed(found.number, wanted)
+                return found.number
+            if found.is_directory:
+                raise _InTheWay  # made meanwhile
+            self._fs.unlink(parent, name)
+            self._note(parent, name, found.number)
+        now = time.time_ns()
+        if shared is not None and self._meta.inodes.get(shared) is not None:
+            self._meta.names.link(shared, parent, name, now)
+            number = shared
+        else:
+            free = not self._elsewhere and self._is_free(wanted.inode)
+            number = wanted.inode if free else self._meta.new_inode()
+            self._meta.names.create(
+                *(parent, name, number, wanted.mode, wanted.uid, wanted.gid, wanted.rdev, wanted.target, now)
+            )
+        if wanted.nlink > 1:
+            self._numbers[wanted.inode] = number
+        self._note(parent, name, number)
+        self.outcome.made += 1
+        return number
+
+    def _changed(self, number: int, wanted: Entry) -> None:
+        self._inodes.add(number)
+        if wanted.nlink > 1:
+            self._numbers[wanted.inode] = number
+        self.outcome.changed += 1
+
+    async def _make_way(self, parent: int, name: bytes, found: Inode) -> None:
+        """Remove what stands where something of another type was. Raises: _InTheWay."""
+        if found.is_directory and not self._delete and not self._meta.names.is_empty(found.number):
+            raise _InTheWay
+        await self._remove(parent, name)
+
+    def _dress(self, number: int, wanted: Entry) -> None:
+        """Give an inode the attributes it had. ATOMIC."""
+        inode = self._meta.inodes.get(number)
+        if inode is None:
+            return
+        now = time.time_ns()
+        held, had = self._meta.inodes.xattrs(inode), dict(wanted.xattrs)
+        for name in [name for name in held if name not in had]:
+            self._meta.inodes.set_xattr(number, name, None, now)
+        for name, value in had.items():
+            if held.get(name) != value:
+                self._meta.inodes.set_xattr(number, name, value, now)
+        own = (inode.mode, inode.uid, inode.gid, inode.mtime_ns)
+        if own != (wanted.mode, wanted.uid, wanted.gid, wanted.mtime_ns):
+            self._meta.inodes.set_attributes(
+                number, wanted.mode & 0o7777, wanted.uid, wanted.gid, None, wanted.mtime_ns, now
+            )
+        self._inodes.add(number)
+
+    # --- content -------------------------------------------------------------------------------------------------
+
+    async def _parts(self, wanted: Entry) -> list[Part] | None:
+        """The extents of a file that has few, all of them of known blocks; None for what has many, or is no file.
+
+        Raises: ObjectCorrupt: a block is in no index.
+        """
+        if not S_ISREG(wanted.mode):
+            return None
+        if wanted.tree is None:
+            parts = [(e.start, e.length, BlockId(e.block), e.offset) for e in wanted.extents]
+            await self._need_blocks(parts)
+            return parts
+        async for chunk in self._chunks(TreeId(wanted.tree)):
+            await self._need_blocks(chunk)
+        return None
+
+    async def _need_blocks(self, parts: Sequence[Part]) -> None:
+        blocks = self._meta.blocks
+        if all(blocks.find(block_id) is not None for _, _, block_id, _ in parts):
+            return
+        await self._history.learn_indexes()
+        self._check_blocks(parts)
+
+    def _check_blocks(self, parts: Sequence[Part]) -> None:
+        """Raises: ObjectCorrupt: a block is in no index, or was pruned meanwhile."""
+        blocks = self._meta.blocks
+        missing = next((block_id for _, _, block_id, _ in parts if blocks.find(block_id) is None), None)
+        if missing is not None:
+            raise ObjectCorrupt(f"block {missing.hex()} of it is in no index")
+
+    async def _chunks(self, tree: TreeId) -> AsyncIterator[list[Part]]:
+        """All extents of a long file, some at a time."""
+        position = 0
+        while True:
+            start = position
+            found = await self._history.ask(
+                lambda load, start=start: list(islice(iter_extents(tree, load, start), EXTENTS_AT_ONCE))  # type: ignore[misc]
+            )
+            parts = [(e.start, e.length, BlockId(e.block), e.offset) for e in found]
+            if parts:
+                yield parts
+                position = parts[-1][0] + parts[-1][1]
+            if len(parts) < EXTENTS_AT_ONCE:
+                return
+
+    async def _relink_long(self, number: int, wanted: Entry) -> None:
+        """Link a long file piece by piece; pieces that are as they were stay. Who reads meanwhile sees some of each."""
+        assert wanted.tree is not None
+        position = 0
+        async for parts in self._chunks(TreeId(wanted.tree)):
+            await self._breathe(PART_BYTES * len(parts))
+            inode = self._meta.inodes.get(number)
+            if inode is None:
+                return
+            end = parts[-1][0] + parts[-1][1]
+            await self._fs.may_grow(number, end)
+            self._check_blocks(parts)
+            if self._linked(number, position, end) != parts:
+                self._fs.io.relink(number, position, end, parts, max(inode.size, end))
+            position = end
+        inode = self._meta.inodes.get(number)
+        if inode is not None:
+            self._fs.io.relink(number, position, max(position, inode.size), [], wanted.size)
+
+    def _linked(self, number: int, start: int, end: int) -> list[Part]:
+        """What covers [start, end) of the file now, as far as it is in blocks."""
+        inode = self._meta.inodes.need(number)
+        if inode.content is not None or inode.tail:
+            return []
+        found = self._meta.extents.view(number, start, end)
+        if any(extent.source < 0 for extent in found):
+            return []
+        return [(e.start, e.length, self._meta.blocks.get(e.source).id, e.source_offset) for e in found]
+
+    def _is_damaged(self, number: int) -> bool:
+        """Whether a block of the file has no sound copy. Looks at its extents, if any block at all is damaged."""
+        if not self._meta.blocks.any_damaged:
+            return False
+        return bool(self._meta.damage.of_file(number))
+
+    # --- removing ------------------------------------------------------------------------------------------------
+
+    async def _remove_unknown(self, frame: _Frame) -> None:
+        """Remove what the past does not know of a directory that was there already."""
+        after = 0
+        while entries := self._meta.names.entries(frame.number, after, BATCH_ENTRIES):
+            after = entries[-1].cookie
+            for name in [entry.name for entry in entries]:
+                if await self._history.child(frame.wanted, name) is None:
+                    await self._remove(frame.number, name)
+
+    async def _remove(self, parent: int, name: bytes) -> None:
+        """Remove a name with everything below it."""
+        waiting = [(parent, name)]
+        while waiting:
+            await self._breathe(0)
+            parent, name = waiting[-1]
+            found = self._meta.names.lookup(parent, name)
+            inode = None if found is None else self._meta.inodes.need(found)
+            if inode is None:
+                waiting.pop()
+                continue
+            inside = self._meta.names.entries(inode.number, 0, BATCH_ENTRIES) if inode.is_directory else []
+            if inside:
+                waiting.extend((inode.number, entry.name) for entry in inside)
+                continue
+            (self._fs.rmdir if inode.is_directory else self._fs.unlink)(parent, name)
+            self._note(parent, name, inode.number)
+            self.outcome.removed += 1
+            waiting.pop()
+
+    # --- others --------------------------------------------------------------------------------------------------
+
+    def _note(self, parent: int, name: bytes, number: int) -> None:
+        """The kernel must hear of it."""
+        self._entries.append((parent, name))
+        self._inodes.add(number)
+
+    async def _breathe(self, amount: int = METADATA_BYTES) -> None:
+        """Between two names: wait for room, tell the kernel, let others have their turn."""
+        if len(self._entries) + len(self._inodes) >= TOLD_AT_ONCE:
+            await self._tell()
+            await self._pace()
+        if amount:
+            await self._fs.room(amount)
+        else:
+            await self._fs.keep_up()
+        self._meta.inodes.shed()
+
+    async def _tell(self) -> None:
+        entries, self._entries = self._entries, []
+        inodes, self._inodes = self._inodes - {0}, set()
+        if entries or inodes:
+            with trio.CancelScope(shield=True):
+                await self._fs.changed_behind(entries, sorted(inodes))

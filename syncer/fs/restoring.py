@@ -1,0 +1,178 @@
+"""Restoring as the user asks for it: the snapshot before, the plan, the work, the report. One at a time."""
+
+import errno
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from stat import S_ISDIR
+from typing import Literal
+
+import trio
+
+from syncer.errors import BudgetExhausted, SyncerError, UsageError, WrongRepository
+from syncer.fs.filesystem import FileSystem
+from syncer.fs.restorer import Problem, Restorer
+from syncer.meta.store import MetaStore
+from syncer.snapshots.diff import join_path
+from syncer.snapshots.history import History, Place, Snapshot
+from syncer.snapshots.live import LiveTree
+from syncer.snapshots.nodes import Entry
+from syncer.snapshots.plan import Plan, Step, find_path, is_dressed, make_plan, totals_of, unknown_names
+from syncer.snapshots.publisher import Publisher
+
+REASON = "before restore"
+
+Action = Literal["make", "change", "remove"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be restored. *path* and *to* are from the root on.
+
+    *to*: where a directory's content, or a file itself, is to stand as a copy; None: where it was. *delete*: what the
+    snapshot does not know of a directory is removed. *snapshot_first*: what changed since the last snapshot gets into
+    one before, so that the restoration can be undone.
+    """
+
+    snapshot: Snapshot
+    path: bytes
+    to: bytes | None = None
+    delete: bool = False
+    dry_run: bool = False
+    snapshot_first: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What would be done to one name; *files* and *size_bytes* are those below it."""
+
+    path: bytes
+    action: Action
+    files: int
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done, or would be. *before*: the newest snapshot then, which is how things were. *left*: names that the
+    past does not know, and that stay."""
+
+    before: Place | None = None
+    planned: list[Planned] = field(default_factory=list)
+    made: int = 0
+    changed: int = 0
+    removed: int = 0
+    left: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Restoring:
+    def __init__(
+        self,
+        file_system: FileSystem,
+        meta: MetaStore,
+        history: History,
+        publisher: Publisher,
+        *,
+        pace: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._fs = file_system
+        self._meta = meta
+        self._history = history
+        self._publisher = publisher
+        self._pace = pace
+        self._turn = trio.Lock()
+
+    async def restore(self, request: Request) -> Report:
+        """Bring back what is asked for, and say what was done.
+
+        Raises:
+            UsageError: the snapshot has no such path, or the place to restore to holds something else.
+            SyncerError: the snapshot before cannot be taken, or trees cannot be had.
+            OSError: EROFS, ENOSPC, ENOTDIR.
+        """
+        if not request.dry_run:
+            self._fs.check_writable()
+        async with self._turn:
+            wanted = await self._history.lookup(request.snapshot, request.path)
+            if wanted is None:
+                raise UsageError(
+                    f"{request.path.decode(errors='surrogateescape')} is not in that snapshot",
+                    hint="`syncer diff` and `syncer snapshots PATH` show when it was there",
+                )
+            if not request.dry_run and request.snapshot_first and self._publisher.has_changes():
+                await self._publisher.publish(REASON)
+            plan, planned = await self._publisher.examine(lambda live: self._plan(live, request, wanted))
+            report = Report(planned=planned, left=plan.left)
+            if request.dry_run:
+                return report
+            head = self._meta.snapshots.head()
+            report.before = None if head is None else (head.peer, head.seq)
+            await self._work(request, plan, report)
+            return report
+
+    async def _work(self, request: Request, plan: Plan, report: Report) -> None:
+        restorer = Restorer(
+            *(self._fs, self._meta, self._history, request.snapshot),
+            pace=self._pace,
+            elsewhere=request.to is not None,
+            delete=request.delete,
+        )
+        await restorer.run(plan.steps)
+        done = restorer.outcome
+        report.made, report.changed, report.removed = done.made, done.changed, done.removed
+        report.problems = done.problems
+        self._meta.commit()
+
+    def _plan(self, live: LiveTree, request: Request, wanted: Entry) -> tuple[Plan, list[Planned]]:
+        """In a thread. Raises: UsageError."""
+        load = live.load(self._history.load)
+        path = request.path.strip(b"/")
+        if request.to is not None:
+            path = request.to.strip(b"/")
+            if not S_ISDIR(wanted.mode):
+                path = join_path(path, wanted.name)
+        root = live.root()
+        now = find_path(root, path, load, live.ready)
+        if request.to is not None and now is not None:
+            self._check_target(now, wanted, live, path)
+        plan = make_plan(
+            Step(path, None, path.rpartition(b"/")[2], now, wanted), load, live.ready, delete=request.delete
+        )
+        planned = [_planned(step, load) for step in plan.steps if _is_shown(step)] if request.dry_run else []
+        return plan, planned
+
+    def _check_target(self, now: Entry, wanted: Entry, live: LiveTree, path: bytes) -> None:
+        """Raises: UsageError: the place holds what is not of that snapshot."""
+        shown = path.decode(errors="surrogateescape") or "/"
+        hint = "name a place that is not there yet, or an empty directory"
+        if S_ISDIR(now.mode) != S_ISDIR(wanted.mode) or not S_ISDIR(now.mode):
+            if (now.size, now.extents, now.tree) != (wanted.size, wanted.extents, wanted.tree) or S_ISDIR(now.mode):
+                raise UsageError(f"{shown} is there already", hint=hint)
+            return
+        live.ready(now)
+        for name in unknown_names(now, wanted, live.load(self._history.load)):
+            other = name.decode(errors="surrogateescape")
+            raise UsageError(f"{shown} holds {other}, which is not what would be restored", hint=hint)
+
+
+def _is_shown(step: Step) -> bool:
+    """Not what follows from other steps: that a directory has its times back."""
+    return not (step.shallow and step.now is not None and step.wanted is not None and is_dressed(step.now, step.wanted))
+
+
+def _planned(step: Step, load: Callable[..., bytes]) -> Planned:
+    entry = step.now if step.wanted is None else step.wanted
+    assert entry is not None
+    action: Action = "remove" if step.wanted is None else "make" if step.now is None else "change"
+    if step.shallow:
+        return Planned(step.path, action, 0, 0)
+    return Planned(step.path, action, *totals_of(entry, load))
+
+
+def refusal(error: OSError) -> SyncerError:
+    """What a command says when the file system refuses."""
+    if error.errno == errno.EROFS:
+        return WrongRepository("it is mounted read-only", hint="do that where it is mounted for writing")
+    if error.errno == errno.ENOSPC:
+        return BudgetExhausted("there is no room for more names", hint="give the mount more MB, and do it again")
+    return SyncerError(f"the file system refuses: {error.strerror or error}")

@@ -1,0 +1,47 @@
+"""What snapshots are called where people see them as directories: their local time, and their label. Pure functions."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from syncer.snapshots.history import Snapshot
+from syncer.values import NAME_MAX_BYTES
+
+SUFFIX_BYTES = 24
+"""Room for what tells snapshots of the same second and label apart."""
+
+
+def snapshot_names(snapshots: Iterable[Snapshot]) -> dict[bytes, Snapshot]:
+    """The name of each, in the order given: `2026-11-21_14-05-00`, with a label `2026-11-21_14-05-00_before-cleanup`.
+
+    Where several would have the same name, all have the parts of the second as well: so when one of them is deleted,
+    no name of it becomes that of another. Those that agree even there have `-2`, `-3` and so on behind their names.
+    """
+    known = list(snapshots)
+    labels = [b"_" + _clean(snapshot.label) if snapshot.label else b"" for snapshot in known]
+    names = [time_name(snapshot.time_ns) + label for snapshot, label in zip(known, labels, strict=True)]
+    counts = Counter(names)
+    named: dict[bytes, Snapshot] = {}
+    for snapshot, label, plain in zip(known, labels, names, strict=True):
+        name = base = plain
+        if counts[plain] > 1:
+            name = base = time_name(snapshot.time_ns) + b".%09d" % (snapshot.time_ns % 10**9) + label
+        count = 1
+        while name in named:
+            count += 1
+            name = b"%s-%d" % (base, count)
+        named[name] = snapshot
+    return named
+
+
+def time_name(time_ns: int) -> bytes:
+    """The local time as a file name, to the second."""
+    at = time.localtime(time_ns // 10**9)
+    text = f"{at.tm_year:04d}-{at.tm_mon:02d}-{at.tm_mday:02d}_{at.tm_hour:02d}-{at.tm_min:02d}-{at.tm_sec:02d}"
+    return text.encode()
+
+
+def _clean(label: str) -> bytes:
+    """A label as a part of a file name, which holds no slash and no NUL, and must not become too long."""
+    text = label.replace("/", "-").replace("\0", "-").encode("utf-8", "surrogateescape")
+    return text[: NAME_MAX_BYTES - SUFFIX_BYTES - len(time_name(0))]

@@ -1,0 +1,117 @@
+"""Which snapshot somebody means: by its name, its label, its id, its place, or a moment. Pure.
+
+A moment is worked out by the process of who says it (`moment_of`), whose clock and time zone count, and the snapshot
+found where the snapshots are.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import tzinfo
+
+from syncer.errors import UsageError
+from syncer.snapshots.history import Snapshot
+from syncer.snapshots.moments import EXAMPLES, parse_moment
+from syncer.snapshots.naming import snapshot_names
+
+LATEST = "latest"
+ID_PREFIX_MIN = 4
+"""Fewer digits of an id are not taken for one."""
+NAMED = 4
+"""So many candidates a message names."""
+
+
+LABEL_MAX = 100
+"""Characters."""
+
+
+class NoSuchSnapshot(UsageError):
+    """No snapshot, or more than one, is what was asked for."""
+
+
+def check_label(label: str, snapshots: Sequence[Snapshot]) -> None:
+    """Raises: UsageError: no snapshot can be called so, or one is already."""
+    if not label.strip() or not label.isprintable() or "/" in label or len(label) > LABEL_MAX:
+        raise UsageError(
+            f"{label!r} cannot be a label", hint=f"take up to {LABEL_MAX} printable characters, and no slash among them"
+        )
+    if label == LATEST:
+        raise UsageError(f"{LATEST} always means the newest snapshot", hint="choose another label")
+    if any(snapshot.label == label for snapshot in snapshots):
+        raise UsageError(f"there is a snapshot called {label!r} already", hint="choose another label")
+
+
+def moment_of(text: str, now_ns: int, zone: tzinfo | None = None) -> int | None:
+    """The moment that *text* means to who says it, at *now_ns* and in *zone*; None for what is no moment."""
+    try:
+        return parse_moment(text, now_ns, zone)
+    except UsageError:
+        return None
+
+
+def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> Snapshot:
+    """The one of *snapshots* (the oldest first) that *text* means.
+
+    In this order: `latest`; a label; the name of its directory; `peer/seq`; the beginning of an id; and at last
+    *moment_ns*, which is what *text* means as a moment: the newest snapshot at or before it.
+
+    Raises: NoSuchSnapshot: none or several; the message says which there are.
+    """
+    said = text.strip()
+    if not snapshots:
+        raise NoSuchSnapshot("there are no snapshots yet", hint="one is taken every minute while something changes")
+    if said == LATEST:
+        return snapshots[-1]
+    for found in (
+        [snapshot for snapshot in snapshots if snapshot.label == text],
+        _called(said, snapshots),
+        _at_place(said, snapshots),
+        _with_id(said, snapshots),
+    ):
+        if len(found) > 1:
+            raise NoSuchSnapshot(f"{text!r} may be any of {_names(found, snapshots)}", hint="give more of it")
+        if found:
+            return found[0]
+    if moment_ns is None:
+        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=f"say {EXAMPLES}")
+    return newest_at(moment_ns, snapshots, text)
+
+
+def newest_at(moment_ns: int, snapshots: Sequence[Snapshot], text: str) -> Snapshot:
+    """The newest of *snapshots* at or before the moment. Of equal ones the last. Raises: NoSuchSnapshot."""
+    found = [snapshot for snapshot in snapshots if snapshot.time_ns <= moment_ns]
+    if not found:
+        oldest = min(snapshots, key=lambda snapshot: snapshot.time_ns)
+        raise NoSuchSnapshot(f"no snapshot is as old as {text!r}", hint=f"the oldest is {_name(oldest, snapshots)}")
+    newest_ns = max(snapshot.time_ns for snapshot in found)
+    return [snapshot for snapshot in found if snapshot.time_ns == newest_ns][-1]
+
+
+def _at_place(said: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    match = re.fullmatch(r"(\d{1,8})/(\d{1,12})", said)
+    if match is None:
+        return []
+    place = int(match[1]), int(match[2])
+    return [snapshot for snapshot in snapshots if (snapshot.peer, snapshot.seq) == place]
+
+
+def _with_id(said: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    if not re.fullmatch(f"[0-9a-f]{{{ID_PREFIX_MIN},64}}", said.lower()):
+        return []
+    return [snapshot for snapshot in snapshots if snapshot.id.startswith(said.lower())]
+
+
+def _called(said: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    found = snapshot_names(snapshots).get(said.encode(errors="surrogateescape"))
+    return [] if found is None else [found]
+
+
+def _name(snapshot: Snapshot, snapshots: Sequence[Snapshot]) -> str:
+    return next(
+        name.decode(errors="surrogateescape") for name, found in snapshot_names(snapshots).items() if found is snapshot
+    )
+
+
+def _names(found: Sequence[Snapshot], snapshots: Sequence[Snapshot]) -> str:
+    shown = ", ".join(f"{snapshot.id[:12]} ({_name(snapshot, snapshots)})" for snapshot in found[:NAMED])
+    more = len(found) - NAMED
+    return f"{shown} and {more} more" if more > 0 else shown

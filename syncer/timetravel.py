@@ -1,0 +1,212 @@
+"""What the commands ask of history, answered by an open engine: take a snapshot, compare two states, restore one.
+
+Questions and answers are JSON: a mount gets and gives them over its control socket, and a command without a mount asks
+an engine of its own the same way. Names are text with the bytes that are no UTF-8 escaped, as in `os.fsdecode`.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
+from typing import TypeVar
+
+import msgspec
+
+from syncer.engine import Engine
+from syncer.errors import SyncerError
+from syncer.fs.restoring import Request, refusal
+from syncer.snapshots.diff import Change, compare, stat_of
+from syncer.snapshots.history import Snapshot
+from syncer.snapshots.live import LiveTree
+from syncer.snapshots.naming import snapshot_names
+from syncer.snapshots.nodes import Entry
+from syncer.snapshots.plan import find_path
+from syncer.snapshots.selector import NoSuchSnapshot, check_label, select
+from syncer.snapshots.tree import load_root
+
+Q = TypeVar("Q", bound=msgspec.Struct)
+Tell = Callable[[int, int], None]
+"""Is told (done, total) bytes now and then."""
+NOW = "now"
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A snapshot as somebody named it, and the moment that it is for them, if it is one."""
+
+    text: str
+    moment_ns: int | None = None
+
+
+class SnapshotQuestion(msgspec.Struct, frozen=True):
+    label: str | None = None
+
+
+class DiffQuestion(msgspec.Struct, frozen=True):
+    """*new* None: the live tree. *path*, from the root on; *path_unless* is it if *new* turns out to be no snapshot."""
+
+    old: Said
+    new: Said | None = None
+    path: str = ""
+    path_unless: str | None = None
+
+
+class RestoreQuestion(msgspec.Struct, frozen=True):
+    snapshot: Said
+    path: str
+    to: str | None = None
+    delete: bool = False
+    dry_run: bool = False
+    snapshot_first: bool = True
+
+
+async def answer(
+    engine: Engine, what: str, arguments: Mapping[str, object], tell: Tell, *, released: bool = False
+) -> dict[str, object]:
+    """The answer to the question *what*: `snapshot`, `diff` or `restore`.
+
+    *released* says that nobody will write from here afterwards, in the snapshot that is taken.
+
+    Raises: SyncerError.
+    """
+    answers: dict[str, Callable[[], Awaitable[dict[str, object]]]] = {
+        "snapshot": lambda: _snapshot(engine, _read(arguments, SnapshotQuestion), tell, released),
+        "diff": lambda: _diff(engine, _read(arguments, DiffQuestion)),
+        "restore": lambda: _restore(engine, _read(arguments, RestoreQuestion)),
+    }
+    try:
+        return await answers[what]()
+    except OSError as error:
+        raise refusal(error) from error
+
+
+def _read(arguments: Mapping[str, object], kind: type[Q]) -> Q:
+    try:
+        return msgspec.convert(dict(arguments), kind)
+    except msgspec.ValidationError as error:
+        raise SyncerError(f"the request makes no sense: {error}", hint="is it of another version?") from error
+
+
+async def _select(engine: Engine, said: Said) -> Snapshot:
+    """Raises: NoSuchSnapshot."""
+    try:
+        return select(said.text, engine.history.known(), said.moment_ns)
+    except NoSuchSnapshot:
+        return select(said.text, await engine.history.snapshots(), said.moment_ns)
+
+
+def _described(engine: Engine, snapshot: Snapshot) -> dict[str, object]:
+    names = snapshot_names(engine.history.known())
+    name = next((name for name, found in names.items() if found.place == snapshot.place), b"")
+    return {
+        "name": os.fsdecode(name),
+        "place": f"{snapshot.peer}/{snapshot.seq}",
+        "id": snapshot.id,
+        "time_ns": snapshot.time_ns,
+        "label": snapshot.label,
+    }
+
+
+# --- taking one -------------------------------------------------------------------------------------------------
+
+
+async def _snapshot(engine: Engine, question: SnapshotQuestion, tell: Tell, released: bool) -> dict[str, object]:
+    engine.file_system.check_writable()
+    label = question.label
+    if label is not None:
+        everybody = await engine.history.snapshots()
+        check_label(label, everybody)
+    await engine.publisher.publish(
+        "manual",
+        label=label,
+        released=released,
+        progress=tell,
+        check=lambda: None if label is None else check_label(label, engine.history.known()),
+    )
+    return _described(engine, engine.history.known()[-1])
+
+
+# --- comparing --------------------------------------------------------------------------------------------------
+
+
+async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
+    old = await _select(engine, question.old)
+    new, path = None, question.path
+    if question.new is not None and question.new.text != NOW:
+        try:
+            new = await _select(engine, question.new)
+        except NoSuchSnapshot:
+            if question.path_unless is None:
+                raise
+            path = question.path_unless
+    changes = await engine.publisher.examine(partial(_changes, engine, old, new, os.fsencode(path).strip(b"/")))
+    return {
+        "old": _described(engine, old),
+        "new": None if new is None else _described(engine, new),
+        "stat": msgspec.to_builtins(stat_of(changes)),
+        "items": [_change(change) for change in changes],
+    }
+
+
+def _changes(engine: Engine, old: Snapshot, new: Snapshot | None, path: bytes, live: LiveTree) -> list[Change]:
+    """In a thread."""
+    load = engine.history.load if new is not None else live.load(engine.history.load)
+    ready: Callable[[Entry], None] = live.ready if new is None else lambda directory: None
+    after = live.root() if new is None else load_root(new.root, load)
+    before = find_path(load_root(old.root, load), path, load, lambda directory: None)
+    return compare(before, find_path(after, path, load, ready), load, path, ready)
+
+
+_TYPES = {
+    S_IFREG: "file",
+    S_IFDIR: "directory",
+    S_IFLNK: "symlink",
+    S_IFIFO: "fifo",
+    S_IFSOCK: "socket",
+    S_IFCHR: "device",
+    S_IFBLK: "device",
+}
+
+
+def _change(change: Change) -> dict[str, object]:
+    entry = change.new or change.old
+    assert entry is not None
+    return {
+        "change": change.kind,
+        "path": os.fsdecode(change.path),
+        "old_path": None if change.old_path is None else os.fsdecode(change.old_path),
+        "type": _TYPES.get(S_IFMT(entry.mode), "other"),
+        "aspects": list(change.aspects),
+        "old_size": None if change.old is None else change.old.size,
+        "new_size": None if change.new is None else change.new.size,
+        "inode": entry.inode,
+    }
+
+
+# --- restoring --------------------------------------------------------------------------------------------------
+
+
+async def _restore(engine: Engine, question: RestoreQuestion) -> dict[str, object]:
+    snapshot = await _select(engine, question.snapshot)
+    report = await engine.restoring.restore(
+        Request(
+            snapshot=snapshot,
+            path=os.fsencode(question.path).strip(b"/"),
+            to=None if question.to is None else os.fsencode(question.to).strip(b"/"),
+            delete=question.delete,
+            dry_run=question.dry_run,
+            snapshot_first=question.snapshot_first,
+        )
+    )
+    return {
+        "snapshot": _described(engine, snapshot),
+        "before": None if report.before is None else "{}/{}".format(*report.before),
+        "made": report.made,
+        "changed": report.changed,
+        "removed": report.removed,
+        "left": report.left,
+        "problems": [{"path": os.fsdecode(found.path), "reason": found.reason} for found in report.problems],
+        "items": [
+            {"path": os.fsdecode(step.path), "action": step.action, "files": step.files, "bytes": step.size_bytes}
+            for step in report.planned
+        ],
+    }

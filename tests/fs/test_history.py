@@ -1,0 +1,344 @@
+"""What `.snapshots` shows, without a mount: every state as it was, numbers, names, and what an absent remote does."""
+
+import contextlib
+import errno
+import random
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from syncer.errors import DeadlinePassed
+from syncer.fs.history import LATEST, PAST, HistoryTree, Seen
+from syncer.snapshots.records import SnapshotRecord, decode, encode, snapshot_key
+from syncer.snapshots.repository import Membership
+from syncer.values import ROOT_INODE, PeerId
+from tests.snapshots.rig import ME, Peer, Picture, Remote, opened, same
+from tests.snapshots.rig import Seen as State
+from tests.support.opened import GatedBackend, evict_all
+from tests.support.opened import opened as engine_of
+
+
+class Kernel:
+    """Looks at history the way a kernel does: counts its look-ups, and gives them all back in the end."""
+
+    def __init__(self, past: HistoryTree) -> None:
+        self.past = past
+        self.counts: dict[int, int] = {}
+
+    def entrance(self, directory: int = ROOT_INODE) -> Seen:
+        return self._took(self.past.entrance(directory))
+
+    def _took(self, seen: Seen) -> Seen:
+        self.past.looked_up(seen.number)
+        self.counts[seen.number] = self.counts.get(seen.number, 0) + 1
+        return seen
+
+    async def find(self, parent: Seen, *names: bytes) -> Seen | None:
+        seen: Seen | None = parent
+        for name in names:
+            if seen is None:
+                return None
+            seen = await self.past.lookup(seen.number, name)
+            if seen is not None:
+                self._took(seen)
+        return seen
+
+    async def need(self, parent: Seen, *names: bytes) -> Seen:
+        seen = await self.find(parent, *names)
+        assert seen is not None, names
+        return seen
+
+    async def list(self, directory: Seen, page: int = 5) -> dict[bytes, Seen]:
+        handle = await self.past.opendir(directory.number)
+        found: dict[bytes, Seen] = {}
+        cookie = 0
+        while entries := await self.past.entries(handle, cookie, page):
+            taken = max(1, len(entries) - 1)  # as if the last one did not fit any more
+            for name, seen, _ in entries[:taken]:
+                assert name not in found
+                found[name] = self._took(seen)
+            self.past.unused([seen.number for _, seen, _ in entries[taken:]])
+            cookie = entries[taken - 1][2]
+        self.past.releasedir(handle)
+        return found
+
+    async def picture(self, top: Seen, inodes: dict[int, int]) -> Picture:
+        """Everything below *top* as the rig's pictures have it; *inodes* gives the number of each there."""
+        result: Picture = {b"": await self._state(top, inodes)}
+        todo = [(b"", top)]
+        while todo:
+            path, directory = todo.pop()
+            for name, seen in (await self.list(directory)).items():
+                below = path + b"/" + name
+                result[below] = await self._state(seen, inodes)
+                if stat.S_ISDIR(seen.mode):
+                    todo.append((below, seen))
+        return result
+
+    async def _state(self, seen: Seen, inodes: dict[int, int]) -> State:
+        content = target = None
+        if stat.S_ISREG(seen.mode):
+            handle = await self.past.open(seen.number, 0)
+            content = await self.past.read(handle, 0, seen.size + 1)
+            self.past.release(handle)
+        elif stat.S_ISLNK(seen.mode):
+            target = await self.past.readlink(seen.number)
+        attributes = (inodes.setdefault(seen.number, len(inodes)), seen.mode, seen.uid, seen.gid, seen.nlink, seen.size)
+        times = seen.mtime_ns, seen.ctime_ns, seen.rdev
+        xattrs = sorted((await self.past.xattrs(seen.number)).items())
+        return State((*attributes, *times), target, tuple(xattrs), content)
+
+    def forget_all(self) -> None:
+        """Give everything back, the last first, as a kernel must: nothing of it may be kept then."""
+        for number, count in reversed(self.counts.items()):
+            self.past.forget([(number, count)])
+        assert not self.past._nodes and not self.past._entrances and not self.past._recent
+
+
+def renumbered(picture: Picture) -> Picture:
+    """With inode numbers that only say which names are one file."""
+    groups: dict[int, bytes] = {}
+    for path in sorted(picture):
+        groups.setdefault(picture[path].attributes[0], path)
+    order = {number: index for index, number in enumerate(groups)}
+    return {
+        path: replace(state, attributes=(order[state.attributes[0]], *state.attributes[1:]))
+        for path, state in picture.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_snapshot_stays_as_it_was(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    pictures: list[Picture] = []
+    async with opened(tmp_path / "data", Remote()) as peer:
+        for _ in range(4):
+            for _ in range(40):
+                await peer.change(rng)
+            pictures.append(peer.picture())
+            await peer.publish()
+        for _ in range(40):
+            await peer.change(rng)
+        for evicted in (False, True):
+            kernel = Kernel(peer.engine.past)
+            names = [name for name in await kernel.list(kernel.entrance()) if name != LATEST]
+            assert len(names) == len(pictures)
+            for name, picture in zip(names, pictures, strict=True):
+                if evicted:
+                    evict_all(peer.engine)
+                top = await kernel.need(kernel.entrance(), name)
+                same(renumbered(await kernel.picture(top, {})), renumbered(picture))
+            kernel.forget_all()
+
+
+async def make_album(peer: Peer) -> None:
+    """Three snapshots: albums/old is made, something else changes, and then albums/old has another picture."""
+    albums = peer.directory(b"albums")
+    old = peer.directory(b"old", albums)
+    await peer.file(b"one", b"1", old)
+    await peer.publish()
+    await peer.file(b"unrelated", b"")
+    await peer.publish()
+    await peer.file(b"two", b"2" * 300_000, old)
+    await peer.publish()
+
+
+async def test_a_directory_shows_the_snapshots_in_which_it_changed(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_album(peer)
+        kernel, walk = Kernel(peer.engine.past), {path: inode.number for path, inode in peer.walk()}
+        everything = [name for name in await kernel.list(kernel.entrance()) if name != LATEST]
+        entrance = kernel.entrance(walk[b"/albums/old"])
+        listed = await kernel.list(entrance)
+        assert list(listed) == [everything[0], everything[2], LATEST]
+        assert await peer.engine.past.readlink(listed[LATEST].number) == everything[2]
+        for name, expected in zip(everything, ({b"one"}, {b"one"}, {b"one", b"two"}), strict=True):
+            assert set(await kernel.list(await kernel.need(entrance, name))) == expected, "unlisted, but there"
+        kernel.forget_all()
+
+
+async def test_a_path_is_followed_and_not_a_file(tmp_path: Path) -> None:
+    """Another directory of that name goes on where the first one ends; under its new name the first begins anew."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        first = peer.directory(b"a")
+        await peer.file(b"x", b"", first)
+        await peer.publish()
+        peer.file_system.rename(ROOT_INODE, b"a", ROOT_INODE, b"b")
+        await peer.publish()
+        second = peer.directory(b"a")
+        await peer.file(b"y", b"", second)
+        await peer.publish()
+        kernel = Kernel(peer.engine.past)
+        one, two, three = [name for name in await kernel.list(kernel.entrance()) if name != LATEST]
+        assert list(await kernel.list(kernel.entrance(second))) == [one, three, LATEST]
+        assert list(await kernel.list(kernel.entrance(first))) == [two, LATEST]
+        assert await kernel.find(kernel.entrance(second), two) is None
+        kernel.forget_all()
+
+
+async def test_numbers_are_history_s_own_and_hard_links_share_them(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"one", b"1")
+        peer.file_system.link(number, peer.directory(b"below"), b"two")
+        await peer.publish()
+        await peer.publish(released=True)
+        kernel = Kernel(peer.engine.past)
+        tops = [await kernel.need(kernel.entrance(), name) for name in list(await kernel.list(kernel.entrance()))[:2]]
+        one, again = [await kernel.need(top, b"one") for top in tops]
+        two = await kernel.need(tops[0], b"below", b"two")
+        assert one.number == two.number != again.number
+        assert all(number >= PAST for number in kernel.counts)
+        assert one == await peer.engine.past.getattr(one.number)
+        kernel.forget_all()
+
+
+async def test_snapshots_of_one_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        for number, time_ns in enumerate((1, 2, 2, 10**9)):
+            monkeypatch.setattr("time.time_ns", lambda time_ns=time_ns: 1_700_000_000_000_000_000 + time_ns)
+            await peer.file(b"%d" % number, b"")
+            await peer.publish()
+        kernel = Kernel(peer.engine.past)
+        *names, plain, _ = await kernel.list(kernel.entrance())
+        second = plain[:-1] + b"0"
+        assert names == [second + b".000000001", second + b".000000002", second + b".000000002-2"]
+        top = await kernel.need(kernel.entrance(), names[1])
+        assert set(await kernel.list(top)) == {b"0", b"1"}
+
+
+async def test_a_label_is_part_of_the_name(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await peer.file(b"x", b"")
+        await peer.publish()
+    record = decode(remote.objects[snapshot_key(PeerId(1), 1)], SnapshotRecord)
+    labelled = SnapshotRecord(
+        **{**{f: getattr(record, f) for f in record.__struct_fields__}, "seq": 7, "label": "a/b c"}
+    )
+    remote.objects[snapshot_key(PeerId(1), 7)] = encode(labelled)
+    async with opened(tmp_path / "other", remote, read_only=True) as peer:
+        kernel = Kernel(peer.engine.past)
+        await peer.engine.history.refresh()
+        first, second, _ = await kernel.list(kernel.entrance())
+        assert second == first + b"_a-b c"
+
+
+async def test_new_snapshots_appear_and_deleted_ones_vanish(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await make_album(peer)
+        kernel = Kernel(peer.engine.past)
+        names = list(await kernel.list(kernel.entrance()))
+        top = await kernel.need(kernel.entrance(), names[0])
+        await peer.file(b"more", b"")
+        await peer.publish()
+        assert len(await kernel.list(kernel.entrance())) == len(names) + 1
+        await remote.delete(snapshot_key(PeerId(1), 1))
+        await peer.engine.history.refresh()
+        assert names[0] not in await kernel.list(kernel.entrance())
+        assert await kernel.find(kernel.entrance(), names[0]) is None
+        with pytest.raises(OSError, match="was deleted"):
+            await peer.engine.past.getattr(top.number)
+
+
+async def test_the_name_is_kept_for_history(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number, name, system = await peer.file(b"file", b""), b".snapshots", peer.file_system
+        peer.directory(b"folder")
+        refused: list[tuple[int, Callable[[], object]]] = [
+            (errno.EEXIST, lambda: system.create(ROOT_INODE, name, stat.S_IFREG | 0o644, ME)),
+            (errno.EEXIST, lambda: peer.directory(name)),
+            (errno.EEXIST, lambda: system.link(number, ROOT_INODE, name)),
+            (errno.EEXIST, lambda: system.rename(ROOT_INODE, b"folder", ROOT_INODE, name)),
+            (errno.EROFS, lambda: system.rename(ROOT_INODE, name, ROOT_INODE, b"other")),
+            (errno.EROFS, lambda: system.exchange(ROOT_INODE, b"file", ROOT_INODE, name)),
+            (errno.EROFS, lambda: system.unlink(ROOT_INODE, name)),
+            (errno.EROFS, lambda: system.rmdir(ROOT_INODE, name)),
+        ]
+        for number, call in refused:
+            with pytest.raises(OSError) as caught:
+                call()
+            assert caught.value.errno == number
+
+
+async def test_a_name_from_before_is_a_name_like_any_other(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        peer.file_system.history_name = None
+        inner = peer.directory(b".snapshots")
+        await peer.file(b"mine", b"", inner)
+        peer.file_system.history_name = b".snapshots"
+        found = peer.file_system.names.lookup(ROOT_INODE, b".snapshots")
+        assert found is not None and found.number == inner
+        peer.file_system.unlink(inner, b"mine")
+        peer.file_system.rename(ROOT_INODE, b".snapshots", ROOT_INODE, b"moved")
+        with pytest.raises(FileExistsError):
+            peer.directory(b".snapshots")
+
+
+async def test_a_remote_that_says_nothing_ends_in_an_error_at_the_deadline(tmp_path: Path) -> None:
+    remote = GatedBackend()
+    async with engine_of(tmp_path / "data", remote, network_deadline_s=0.5) as engine:
+        await make_album(Peer(engine, Membership(None)))
+        kernel = Kernel(engine.past)
+        listed = await kernel.list(kernel.entrance())
+        evict_all(engine)
+        remote.gate = trio.Event()
+        begin = trio.current_time()
+        with pytest.raises(DeadlinePassed):
+            await engine.past.lookup(next(iter(listed.values())).number, b"albums")
+        assert trio.current_time() - begin < 5
+        assert list(await kernel.list(kernel.entrance())) == list(listed), "what is known needs no remote"
+
+
+async def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
+    remote = GatedBackend()
+    async with engine_of(tmp_path / "data", remote) as engine:
+        await make_album(Peer(engine, Membership(None)))
+        kernel = Kernel(engine.past)
+        listed = await kernel.list(kernel.entrance())
+        evict_all(engine)
+        remote.gate, remote.asked = trio.Event(), trio.Event()
+
+        @contextlib.contextmanager
+        def heard() -> Iterator[None]:
+            with trio.CancelScope() as scope:
+                scopes.append(scope)
+                yield
+            raise OSError(errno.EINTR, "interrupted")
+
+        scopes: list[trio.CancelScope] = []
+        engine.past.interruptible = heard
+        async with trio.open_nursery() as nursery:
+
+            async def look() -> None:
+                with pytest.raises(InterruptedError):
+                    await engine.past.lookup(next(iter(listed.values())).number, b"albums")
+
+            nursery.start_soon(look)
+            await remote.asked.wait()
+            scopes[0].cancel()
+
+
+async def test_a_long_sparse_file_is_read_anywhere(tmp_path: Path) -> None:
+    """With so many extents that they have a tree of their own, and holes between them."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number, chance = await peer.file(b"long", b""), random.Random(5)
+        for place in range(700):
+            await peer.write(number, place * 200_000, chance.randbytes(200))
+        content = bytes(peer.contents[number])
+        await peer.publish()
+        peer.file_system.unlink(ROOT_INODE, b"long")
+        await peer.publish()
+        evict_all(peer.engine)
+        kernel = Kernel(peer.engine.past)
+        name = next(iter(await kernel.list(kernel.entrance())))
+        seen = await kernel.need(kernel.entrance(), name, b"long")
+        handle = await peer.engine.past.open(seen.number, 0)
+        for offset in (0, 699 * 200_000, 1_000_000, 350 * 200_000 - 50, seen.size - 10, seen.size):
+            assert await peer.engine.past.read(handle, offset, 200_100) == content[offset : offset + 200_100]
+        with pytest.raises(OSError, match="cannot be changed"):
+            await peer.engine.past.open(seen.number, 1)

@@ -1,0 +1,316 @@
+"""Bringing back states of the past, on an engine without a mount."""
+
+import random
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+
+from syncer.errors import UsageError
+from syncer.fs.restoring import Report, Request
+from syncer.snapshots.history import Snapshot
+from syncer.values import ROOT_INODE
+from tests.snapshots.rig import ME, Peer, Picture, Remote, Seen, built_from, opened
+from tests.support.opened import evict_all
+
+
+async def snapshot(peer: Peer) -> Snapshot:
+    """Publish, and give what was published."""
+    await peer.publish()
+    return peer.engine.history.known()[-1]
+
+
+async def restore(peer: Peer, shot: Snapshot, path: bytes = b"", **wishes: object) -> Report:
+    with trio.fail_after(60):
+        return await peer.engine.restoring.restore(Request(snapshot=shot, path=path, **wishes))  # type: ignore[arg-type]
+
+
+def plain(picture: Picture, *, numbers: bool = True) -> dict[bytes, object]:
+    """A picture without times of change, which a restoration is one of; and without inode *numbers*, if so wished."""
+
+    def seen(one: Seen) -> object:
+        attributes = [value for index, value in enumerate(one.attributes) if index != 7 and (numbers or index)]
+        return attributes, one.target, one.xattrs, one.content
+
+    return {path: seen(one) for path, one in picture.items()}
+
+
+def assert_same(one: Picture, other: Picture, *, numbers: bool = True) -> None:
+    a, b = plain(one, numbers=numbers), plain(other, numbers=numbers)
+    assert a.keys() == b.keys(), (sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys()))
+    different = [path for path in a if a[path] != b[path]]
+    assert not different, [(path, a[path], b[path]) for path in different[:2]]
+
+
+def links(picture: Picture) -> set[frozenset[bytes]]:
+    """Which names are names of one file."""
+    groups: dict[int, set[bytes]] = {}
+    for path, seen in picture.items():
+        groups.setdefault(seen.attributes[0], set()).add(path)
+    return {frozenset(group) for group in groups.values() if len(group) > 1}
+
+
+async def album(peer: Peer) -> int:
+    """A directory with one of everything; returns its inode."""
+    fs = peer.file_system
+    photos = peer.directory(b"photos")
+    year = peer.directory(b"2019", photos)
+    rng = random.Random(7)
+    await peer.file(b"small", b"a small picture", year)
+    await peer.file(b"large", rng.randbytes(3_000_000), year)
+    sparse = await peer.file(b"sparse", b"begin", year)
+    await peer.write(sparse, 2_000_000, rng.randbytes(100_000))
+    linked = await peer.file(b"one", rng.randbytes(200_000), year)
+    fs.link(linked, photos, b"other")
+    fs.create(year, b"link", stat.S_IFLNK | 0o777, ME, target=b"../nowhere")
+    fs.create(year, b"pipe", stat.S_IFIFO | 0o640, ME)
+    fs.create(year, b"device", stat.S_IFCHR | 0o600, ME, rdev=259)
+    fs.setxattr(linked, b"user.tag", b"sunset")
+    fs.setxattr(year, b"user.long", rng.randbytes(3000))
+    fs.setattr(linked, mode=0o4711, uid=12, gid=13, mtime_ns=1_500_000_000_000_000_001)
+    fs.setattr(year, mode=0o2750, mtime_ns=-5)
+    return year
+
+
+def remove(peer: Peer, path: bytes) -> None:
+    """rm -r."""
+    found = {name: inode for name, inode in peer.walk() if name == path or name.startswith(path + b"/")}
+    for name in sorted(found, reverse=True):
+        parent, last = peer._parent(name)
+        (peer.file_system.rmdir if found[name].is_directory else peer.file_system.unlink)(parent, last)
+
+
+async def test_a_deleted_album_comes_back_as_it_was(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await album(peer)
+        before = peer.picture()
+        shot = await snapshot(peer)
+        remove(peer, b"/photos/2019")
+        await peer.publish()
+        evict_all(peer.engine)
+        packs = [key for key in remote.taken if key.startswith("packs/")]
+        report = await restore(peer, shot, b"photos")
+        assert not report.problems
+        assert_same(await peer.picture_as_read(), before)
+        await peer.publish()
+        new = [key for key in remote.taken if key.startswith("packs/") and key not in packs]
+        assert sum(len(remote.objects[key]) for key in new) < 20_000, "bytes of files were sent again"
+    assert_same(await built_from(remote, tmp_path / "other"), before)
+
+
+async def test_a_second_restoration_has_nothing_to_do(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        remove(peer, b"/photos")
+        assert (await restore(peer, shot)).made == 10
+        again = await restore(peer, shot)
+        assert (again.made, again.changed, again.removed) == (0, 0, 0)
+
+
+async def test_what_is_newer_stays_unless_it_is_to_go(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        year = await album(peer)
+        before = peer.picture()
+        shot = await snapshot(peer)
+        newer = peer.directory(b"newer", year)
+        await peer.file(b"inside", b"1", newer)
+        remove(peer, b"/photos/2019/small")
+        report = await restore(peer, shot, b"photos")
+        assert (report.made, report.left, report.removed) == (1, 1, 0)
+        assert set(peer.picture()) == {*before, b"/photos/2019/newer", b"/photos/2019/newer/inside"}
+        report = await restore(peer, shot, b"photos", delete=True)
+        assert (report.made, report.left, report.removed) == (0, 0, 2)
+        assert_same(peer.picture(), before)
+
+
+async def test_an_open_file_has_its_old_bytes_again(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"file", b"x" * 200_000)
+        small = await peer.file(b"note", b"first")
+        shot = await snapshot(peer)
+        handles = [peer.file_system.open(number, 2), peer.file_system.open(small, 2)]
+        await peer.file_system.write(handles[0], 100, b"written over")
+        await peer.file_system.write(handles[0], 200_000, b"appended")
+        await peer.file_system.write(handles[1], 0, b"second, and longer")
+        report = await restore(peer, shot)
+        assert report.changed == 2
+        assert await peer.file_system.read(handles[0], 0, 300_000) == b"x" * 200_000
+        assert await peer.file_system.read(handles[1], 0, 100) == b"first"
+        await peer.file_system.write(handles[1], 5, b" again")
+        assert await peer.file_system.read(handles[1], 0, 100) == b"first again"
+
+
+async def test_it_can_be_undone(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"file", b"old")
+        shot = await snapshot(peer)
+        await peer.write(number, 0, b"new and better")
+        await peer.file(b"other", b"1")
+        before = peer.picture()
+        report = await restore(peer, shot, delete=True)
+        known = peer.engine.history.known()
+        assert report.before == known[-1].place and known[-1].reason == "before restore"
+        undone = await restore(peer, known[-1], delete=True)
+        assert not undone.problems
+        assert_same(await peer.picture_as_read(), before)
+
+
+async def test_a_copy_elsewhere_shares_blocks_and_has_numbers_of_its_own(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        before = peer.picture()
+        await restore(peer, shot, b"photos/2019", to=b"copies/of 2019")
+        after = await peer.picture_as_read()
+        assert {path: after[path] for path in before if path} == {path: before[path] for path in before if path}
+        copied = {path.removeprefix(b"/copies/of 2019"): s for path, s in after.items() if b"/of 2019" in path}
+        source = {path.removeprefix(b"/photos/2019"): s for path, s in before.items() if b"/2019" in path}
+        source[b"/one"] = Seen(
+            (*source[b"/one"].attributes[:4], 1, *source[b"/one"].attributes[5:]), *_rest(source[b"/one"])
+        )
+        assert_same(copied, source, numbers=False)
+        assert not {s.attributes[0] for s in copied.values()} & {s.attributes[0] for s in before.values()}
+        again = await restore(peer, shot, b"photos/2019", to=b"copies/of 2019")
+        assert (again.made, again.changed) == (0, 0)
+        await restore(peer, shot, b"photos/2019/small", to=b"copies")
+        assert (await peer.picture_as_read())[b"/copies/small"].content == b"a small picture"
+
+
+def _rest(seen: Seen) -> tuple[bytes | None, tuple[tuple[bytes, bytes], ...], bytes | None]:
+    return seen.target, seen.xattrs, seen.content
+
+
+async def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        other = peer.directory(b"other")
+        await peer.file(b"mine", b"1", other)
+        await peer.file(b"small", b"another one", other)
+        with pytest.raises(UsageError, match="holds mine"):
+            await restore(peer, shot, b"photos/2019", to=b"other")
+        with pytest.raises(UsageError, match="small is there already"):
+            await restore(peer, shot, b"photos/2019/small", to=b"other")
+        with pytest.raises(UsageError, match="not in that snapshot"):
+            await restore(peer, shot, b"photos/2020")
+
+
+async def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        year = await album(peer)
+        shot = await snapshot(peer)
+        remove(peer, b"/photos/2019/large")
+        await peer.file(b"newer", b"123", year)
+        peer.file_system.setattr(peer.file_system.names.lookup(year, b"pipe").number, mode=0o600)  # type: ignore[union-attr]
+        before, objects = peer.picture(), len(remote.objects)
+        report = await restore(peer, shot, b"photos", dry_run=True, delete=True)
+        planned = {step.path: (step.action, step.files, step.size_bytes) for step in report.planned}
+        assert planned == {
+            b"photos/2019/large": ("make", 1, 3_000_000),
+            b"photos/2019/newer": ("remove", 1, 3),
+            b"photos/2019/pipe": ("change", 1, 0),
+        }
+        assert peer.picture() == before and len(remote.objects) == objects
+
+
+async def test_without_the_remote_what_is_known_here_is_restored(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        before = peer.picture()
+        await restore(peer, shot, dry_run=True)
+        remove(peer, b"/photos/2019")
+        await restore(peer, shot, dry_run=True)  # brings the nodes
+        remote.get = remote.list = remote.put = None  # type: ignore[assignment, method-assign]
+        report = await restore(peer, shot, b"photos", snapshot_first=False)
+        assert not report.problems
+        assert_same(peer.picture(), before)
+
+
+async def test_hard_links_are_found_again(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        before = peer.picture()
+        remove(peer, b"/photos/2019/one")
+        await restore(peer, shot, b"photos/2019")
+        assert_same(peer.picture(), before)
+        remove(peer, b"/photos/2019/one")
+        remove(peer, b"/photos/other")
+        await restore(peer, shot, b"photos")
+        assert_same(peer.picture(), before)
+
+
+async def test_what_was_renamed_is_left_and_gets_a_copy_or_goes_back(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        before = peer.picture()
+        photos = peer.file_system.names.lookup(ROOT_INODE, b"photos")
+        assert photos is not None
+        peer.file_system.rename(photos.number, b"2019", photos.number, b"moved")
+        await restore(peer, shot, b"photos")
+        after = peer.picture()
+        assert after[b"/photos/moved/small"].attributes[0] == before[b"/photos/2019/small"].attributes[0]
+        assert after[b"/photos/2019/small"].attributes[0] != before[b"/photos/2019/small"].attributes[0]
+        remove(peer, b"/photos/2019")
+        await restore(peer, shot, b"photos", delete=True)
+        assert_same(peer.picture(), before)
+
+
+async def test_a_file_replaced_by_another_is_the_first_one_again(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await peer.file(b"file", b"old" * 30_000)
+        shot = await snapshot(peer)
+        before = peer.picture()
+        await peer.file(b"new", b"new" * 40_000)
+        peer.file_system.rename(ROOT_INODE, b"new", ROOT_INODE, b"file")
+        await restore(peer, shot)
+        assert_same(await peer.picture_as_read(), before)
+
+
+async def test_a_directory_in_the_way_is_named_and_left(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await peer.file(b"thing", b"file once")
+        shot = await snapshot(peer)
+        remove(peer, b"/thing")
+        await peer.file(b"inside", b"1", peer.directory(b"thing"))
+        report = await restore(peer, shot)
+        assert [problem.path for problem in report.problems] == [b"thing"]
+        assert b"/thing/inside" in peer.picture()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_state_comes_back(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        shots: list[tuple[Snapshot, Picture]] = []
+        for _ in range(4):
+            for _ in range(25):
+                await peer.change(rng)
+            await peer.engine.sealer.seal_everything()
+            picture = peer.picture()
+            shots.append((await snapshot(peer), picture))
+        for _ in range(6):
+            if rng.random() < 0.5:
+                for _ in range(10):
+                    await peer.change(rng)
+            shot, picture = rng.choice(shots)
+            report = await restore(peer, shot, delete=True)
+            assert not report.problems
+            now = await peer.picture_as_read()
+            assert_same(now, picture, numbers=False)
+            assert links(now) == links(picture)
+            peer.contents = {s.attributes[0]: bytearray(s.content) for s in now.values() if s.content is not None}
+            if rng.random() < 0.5:
+                evict_all(peer.engine)
+        expected = await peer.picture_as_read()
+        await peer.publish(released=True)
+    assert_same(await built_from(remote, tmp_path / "other"), expected)
