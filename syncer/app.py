@@ -225,6 +225,8 @@ async def _opened(
         read_ahead_bytes=config.read_ahead_bytes,
         compression_level=config.compression_level,
         history_name=config.history_name.encode() or None,
+        keep=config.keep,
+        prune_dead_percent=config.prune_dead_percent,
     )
     async with backend_of(config) as backend:
         meta = MetaStore(data)
@@ -259,7 +261,7 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
     pending_bytes, pending_blocks, oldest = meta.blocks.pending_totals()
     totals = meta.inodes.totals
     unique_bytes, remote_bytes = meta.blocks.content_totals()
-    damaged = meta.damage.numbers()
+    damaged, count = meta.damage.numbers(), meta.blocks.last_count()
     return Status(
         mounted=mountpoint is not None,
         mountpoint=None if mountpoint is None else str(mountpoint),
@@ -285,6 +287,8 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
         replaced_copies=engine.store.cache.replaced,
         damaged_blocks=len(damaged),
         damaged_paths=[os.fsdecode(path) for path in meta.damage.paths(damaged)],
+        history_bytes=count.history_bytes,
+        dead_bytes=count.dead_bytes,
     )
 
 
@@ -333,7 +337,7 @@ def offline_travel(
     async def ask() -> dict[str, Any]:
         need_database(data)
         async with _opened(data, config, publishing=False) as (engine, membership):
-            if membership.read_only_reason and what != "diff":
+            if membership.read_only_reason and not timetravel.only_looks(what, arguments):
                 raise WrongRepository(membership.read_only_reason)
             found = await timetravel.answer(
                 engine, what, arguments, lambda done, total: progress(Progress(done, total)), released=True

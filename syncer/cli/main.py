@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-COMMANDS = ("mount", "umount", "flush", "status", "check", "recover", "snapshot", "diff", "restore")
+COMMANDS = ("mount", "umount", "flush", "status", "check", "recover", "snapshot", "diff", "restore", "prune")
 OWN_OPTIONS = ("-h", "--help", "--version")
 
 

@@ -60,9 +60,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Going:
-    """A snapshot that goes. *bytes*: what it alone holds on the remote, of those that go and the kept ones."""
+    """A snapshot that goes. *place*: `peer/seq`. *bytes* on the remote are held by it, by no kept one, and by none that
+    goes and is older."""
 
-    name: str
+    place: str
     id: str
     time_ns: int
     label: str | None
