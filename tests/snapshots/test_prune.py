@@ -5,63 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import trio
 
 from syncer.backends.base import ObjectInfo
 from syncer.backends.faulty import Fault, FaultyBackend
 from syncer.backends.memory import MemoryBackend
 from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable, SyncerError, WrongRepository
-from syncer.snapshots.prune import UNLIMITED, Plan, Step
 from syncer.snapshots.records import VERSION, FollowerRecord, encode, follower_key
-from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE
-from tests.snapshots.rig import Peer, Picture, Remote, built_from, opened, same
-from tests.support.remote_view import RemoteView, remote_findings
-
-
-def packs(remote: MemoryBackend) -> int:
-    return sum(len(data) for key, data in remote.objects.items() if key.startswith("packs/"))
-
-
-async def prune(peer: Peer, policy: str = "none", *, dry_run: bool = False, rewrite: int = UNLIMITED) -> Plan:
-    with trio.fail_after(60):
-        told: list[Step | Plan] = []
-        plan = await peer.engine.pruner.prune(parse(policy), told.append, dry_run=dry_run, rewrite_max_bytes=rewrite)
-        assert plan in told
-        return plan
-
-
-class World:
-    """A peer on a remote, with the pictures of its snapshots."""
-
-    def __init__(self, peer: Peer, remote: MemoryBackend, folder: Path) -> None:
-        self.peer = peer
-        self.remote = remote
-        self.folder = folder
-        self.pictures: dict[tuple[int, int], Picture] = {}
-
-    async def publish(self) -> None:
-        picture = self.peer.picture()
-        await self.peer.publish()
-        head = self.peer.meta.snapshots.head()
-        assert head is not None
-        self.pictures.setdefault((head.peer, head.seq), picture)
-
-    async def check(self) -> None:
-        """Every snapshot on the remote shows what was there, and nothing else is wrong."""
-        view = RemoteView(self.remote.objects)
-        for place, record in view.snapshots().items():
-            same(view.picture(record.root), self.pictures[place])
-        assert set(view.snapshots()) == set(self.peer.meta.snapshots.places())
-        self.peer.meta.commit()
-        found = await remote_findings(self.remote, self.peer.meta.database.path, self.folder)
-        assert not found, found
-
-    async def churn(self, rng: random.Random, rounds: int = 5) -> None:
-        for _ in range(rounds):
-            for _ in range(8):
-                await self.peer.change(rng)
-            await self.publish()
+from tests.acceptance.conftest import LONG
+from tests.snapshots.pruning import Moments, World, go_on, packs, prune
+from tests.snapshots.rig import Remote, built_from, opened, same
+from tests.support.remote_view import RemoteView
 
 
 async def test_what_nothing_needs_goes(tmp_path: Path) -> None:
@@ -110,7 +64,7 @@ async def test_packs_that_are_mostly_dead_are_rewritten(tmp_path: Path) -> None:
     same(await built_from(remote, tmp_path / "new"), list(world.pictures.values())[-1])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(40 if LONG else 2))
 async def test_whatever_is_kept_is_whole(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     remote = Remote()
@@ -118,10 +72,7 @@ async def test_whatever_is_kept_is_whole(tmp_path: Path, seed: int) -> None:
         world = World(peer, remote, tmp_path)
         for _ in range(4):
             await world.churn(rng)
-            places = peer.meta.snapshots.places()
-            for place in rng.sample(places[:-1], len(places) // 2):
-                snapshot = next(one for one in peer.engine.history.known() if one.place == place)
-                await peer.engine.thinner.delete(snapshot)
+            await world.delete(rng)
             await prune(peer, rng.choice(["none", "last=forever"]))
             await world.check()
             assert RemoteView(remote.objects).dead_share() < 0.2
@@ -341,3 +292,27 @@ async def test_a_remote_that_refuses_to_delete_is_pruned_later(tmp_path: Path) -
         await prune(peer)
         await world.check()
         assert not peer.meta.doomed.keys("", -1)
+
+
+async def test_it_may_be_killed_anywhere(tmp_path: Path) -> None:
+    """What is left at any moment is whole for whoever reads, and the next prune ends it."""
+    rng = random.Random(8)
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for n in range(8):
+            await peer.file(b"f%d" % n, rng.randbytes(100_000))
+        await world.publish()
+        for n in range(6):
+            peer.file_system.unlink(ROOT_INODE, b"f%d" % n)
+            await peer.file(b"g%d" % n, rng.randbytes(70_000))
+            await world.publish()
+        step = 1 if LONG else 19
+        moments = Moments(tmp_path / "data", remote, lambda n: n % step == 3 % step)
+        with moments.watched():
+            plan = await prune(peer)
+        assert plan.rewritten_packs and plan.deleted_packs and plan.going
+        assert moments.count > 30
+        await world.check()
+    for moment in moments.kept:
+        await go_on(moment, world.pictures, tmp_path)
