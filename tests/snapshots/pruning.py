@@ -145,6 +145,9 @@ async def go_on(moment: Moment, pictures: dict[Place, Picture], folder: Path) ->
     async with opened(moment.data, remote) as peer:
         world = World(peer, remote, folder)
         world.pictures = dict(pictures)
+        peer.meta.commit()
+        found = await remote_findings(remote, peer.meta.database.path, folder)
+        assert not found, (moment.what, found)
         await prune(peer)
         await world.check()
         assert not peer.meta.doomed.keys("", -1), moment.what

@@ -316,3 +316,38 @@ async def test_it_may_be_killed_anywhere(tmp_path: Path) -> None:
         await world.check()
     for moment in moments.kept:
         await go_on(moment, world.pictures, tmp_path)
+
+
+async def test_who_takes_over_during_a_prune_relies_on_nothing_that_goes(tmp_path: Path) -> None:
+    """Its view of the packs is older than the deletion: it must not write with that."""
+    remote = Remote()
+    content = random.Random(1).randbytes(300_000)
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await peer.file(b"goes", content)
+        await peer.file(b"stays", b"s" * 1000)
+        await world.publish()
+        peer.file_system.unlink(ROOT_INODE, b"goes")
+        await world.publish()
+        done = False
+
+        class Slow(Remote):
+            """The index was read; then the other machine prunes."""
+
+            async def put(self, key: str, data: bytes | memoryview) -> None:
+                nonlocal done
+                if key.startswith("peers/") and not done:
+                    done = True
+                    await prune(peer)
+                await super().put(key, data)
+
+        slow = Slow()
+        slow.objects = remote.objects
+        with pytest.raises(RemoteUnreachable):
+            async with opened(tmp_path / "other", slow, take_over=True):
+                pass
+    async with opened(tmp_path / "other", slow) as other:
+        assert other.membership.read_only_reason is None
+        await other.file(b"again", content)
+        await other.publish()
+        same(await built_from(slow, tmp_path / "new"), await other.picture_as_read())

@@ -14,11 +14,12 @@ import trio
 
 from syncer.backends.memory import MemoryBackend
 from syncer.snapshots.retention import parse
+from syncer.values import ROOT_INODE
 from tests.acceptance.conftest import LONG
 from tests.snapshots.pruning import World, prune
 from tests.snapshots.rig import Picture, Remote, built_from, opened, same
 from tests.support.opened import evict_all
-from tests.support.remote_view import RemoteView
+from tests.support.remote_view import RemoteView, remote_findings
 
 STEPS = 10_000 if LONG else 60
 LIVES = 40 if LONG else 3
@@ -123,3 +124,23 @@ async def _until(holds: Callable[[], bool]) -> None:
     with trio.fail_after(60):
         while not holds():
             await trio.sleep(0.01)
+
+
+async def test_a_check_meanwhile_finds_nothing(tmp_path: Path) -> None:
+    remote = Remote()
+    rng = random.Random(4)
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for round_ in range(3):
+            for n in range(4):
+                await peer.file(b"f%d-%d" % (round_, n), rng.randbytes(90_000))
+                await world.publish()
+            for n in range(3):
+                peer.file_system.unlink(ROOT_INODE, b"f%d-%d" % (round_, n))
+            await world.publish()
+            found: list[str] = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(prune, peer)
+                for _ in range(3):
+                    found += await remote_findings(remote, peer.meta.database.path, tmp_path)
+            assert not found, found
