@@ -30,9 +30,11 @@ from syncer.disk import allow_open_files, sync_file_system, tune_allocator
 from syncer.engine import Engine, Settings
 from syncer.errors import DeadlinePassed, FuseUnavailable, WrongRepository, alone
 from syncer.fs import device, fuse
+from syncer.fs.fusehistory import HistoryAdapter
+from syncer.fs.interrupts import Interrupts
 from syncer.meta.store import MetaStore
 from syncer.snapshots import recovery
-from syncer.snapshots.repository import Membership, Wish, join
+from syncer.snapshots.repository import Membership, Wish, join, visit
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
@@ -46,7 +48,10 @@ PUT_DOWN_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountRequest:
-    """What the command line asks for, checked as far as it can be checked without opening DATA."""
+    """What the command line asks for, checked as far as it can be checked without opening DATA.
+
+    *history_only*: the snapshots instead of the live tree. *visiting*: from a DATA that does not join the repository.
+    """
 
     data: Path
     mountpoint: Path
@@ -57,6 +62,8 @@ class MountRequest:
     sync_remote: bool = False
     mount_options: tuple[str, ...] = ()
     take_over: bool = False
+    history_only: bool = False
+    visiting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +98,11 @@ def _run(function: Callable[[], Awaitable[R]]) -> R:
 
 async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[[str], None]) -> MountResult:
     async with _opened(
-        request.data, request.config, take_over=request.take_over, read_only=request.read_only
+        request.data,
+        request.config,
+        take_over=request.take_over,
+        read_only=request.read_only,
+        visiting=request.visiting,
     ) as opened:
         engine, membership = opened
         service = _Service(request, engine, _begin_session(request, engine))
@@ -123,9 +134,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     if engine.read_only:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
-    adapter = fuse.Adapter(engine.file_system, engine.past, waiter.interrupts, writeback=request.writeback)
-    if request.sync_remote:
-        adapter.flush_remote = engine.flush
+    adapter = _adapter(request, engine, waiter.interrupts)
     try:
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:
@@ -133,7 +142,18 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
             f"the kernel refused to mount {request.mountpoint}: {error}",
             hint="see whether user_allow_other is set in /etc/fuse.conf, and /dev/fuse is yours to open",
         ) from error
-    return lambda: not adapter.writing and waiter.is_quiet()
+    return lambda: not (isinstance(adapter, fuse.Adapter) and adapter.writing) and waiter.is_quiet()
+
+
+def _adapter(request: MountRequest, engine: Engine, interrupts: Interrupts) -> pyfuse3.Operations:
+    """What answers the kernel: the live tree with its past, or the past alone."""
+    if request.history_only:
+        engine.past.become_root(os.getuid(), os.getgid())
+        return HistoryAdapter(engine.past, interrupts)
+    adapter = fuse.Adapter(engine.file_system, engine.past, interrupts, writeback=request.writeback)
+    if request.sync_remote:
+        adapter.flush_remote = engine.flush
+    return adapter
 
 
 class _Service:
@@ -213,9 +233,15 @@ def _note(engine: Engine, membership: Membership) -> str:
 
 @contextlib.asynccontextmanager
 async def _opened(
-    data: Path, config: Config, *, take_over: bool = False, read_only: bool = False, publishing: bool = True
+    data: Path,
+    config: Config,
+    *,
+    take_over: bool = False,
+    read_only: bool = False,
+    publishing: bool = True,
+    visiting: bool = False,
 ) -> AsyncIterator[tuple[Engine, Membership]]:
-    """The engine of DATA, which is locked, joined to the repository on its remote."""
+    """The engine of DATA, which is locked, joined to the repository on its remote, or only *visiting* it."""
     settings = Settings(
         budget_bytes=config.budget_bytes,
         snapshot_interval_s=config.snapshot_interval_s,
@@ -232,7 +258,7 @@ async def _opened(
         meta = MetaStore(data)
         try:
             wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
-            membership = await join(meta, backend, wish)
+            membership = await (visit(meta, backend) if visiting else join(meta, backend, wish))
             recovery.note_peer(data, meta)
         except BaseException:
             meta.close()
@@ -326,17 +352,29 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
     _run(flush)
 
 
+
+
 def offline_travel(
-    data: Path, config: Config, what: str, arguments: dict[str, object], progress: Callable[[Progress], None]
+    data: Path,
+    config: Config,
+    what: str,
+    arguments: dict[str, object],
+    progress: Callable[[Progress], None],
+    *,
+    visiting: bool = False,
 ) -> dict[str, Any]:
     """The answer to a question to history (timetravel.py) of a DATA that is not mounted. The caller holds its lock.
+
+    *visiting*: DATA is new, and only looks at the repository.
 
     Raises: SyncerError.
     """
 
     async def ask() -> dict[str, Any]:
-        need_database(data)
-        async with _opened(data, config, publishing=False) as (engine, membership):
+        if not visiting:
+            need_database(data)
+        opening = _opened(data, config, publishing=False, read_only=visiting or what == "list", visiting=visiting)
+        async with opening as (engine, membership):
             if membership.read_only_reason and not timetravel.only_looks(what, arguments):
                 raise WrongRepository(membership.read_only_reason)
             found = await timetravel.answer(

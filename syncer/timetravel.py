@@ -5,6 +5,7 @@ an engine of its own the same way. Names are text with the bytes that are no UTF
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
@@ -17,7 +18,8 @@ from syncer.engine import Engine
 from syncer.errors import SyncerError
 from syncer.fs.restoring import Request, refusal
 from syncer.snapshots.diff import Change, compare, stat_of
-from syncer.snapshots.history import Snapshot
+from syncer.snapshots.history import Place, Snapshot
+from syncer.snapshots.listing import deleted, news_of
 from syncer.snapshots.live import LiveTree
 from syncer.snapshots.naming import snapshot_names
 from syncer.snapshots.nodes import Entry
@@ -26,11 +28,15 @@ from syncer.snapshots.prune import UNLIMITED, Plan, Step
 from syncer.snapshots.retention import parse
 from syncer.snapshots.selector import NoSuchSnapshot, check_label, select
 from syncer.snapshots.tree import load_root
+from syncer.snapshots.versions import versions
 
 Q = TypeVar("Q", bound=msgspec.Struct)
+log = logging.getLogger(__name__)
 Tell = Callable[[int, int], None]
 """Is told (done, total) bytes now and then."""
 NOW = "now"
+LIST_WAIT_S = 10.0
+"""How long a list waits for the remote to say what is new; then it shows what is known."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -51,6 +57,19 @@ class DiffQuestion(msgspec.Struct, frozen=True):
     new: Said | None = None
     path: str = ""
     path_unless: str | None = None
+
+
+class ListQuestion(msgspec.Struct, frozen=True):
+    """Snapshots from *since_ns* to *until_ns*; with a *path* its versions among them, or what was *deleted* below it.
+
+    *changes*: of how many of them, the newest, it is to be told what came with them.
+    """
+
+    since_ns: int | None = None
+    until_ns: int | None = None
+    path: str = ""
+    deleted: bool = False
+    changes: int = 0
 
 
 class RestoreQuestion(msgspec.Struct, frozen=True):
@@ -76,13 +95,13 @@ class PruneQuestion(msgspec.Struct, frozen=True):
 
 def only_looks(what: str, arguments: Mapping[str, object]) -> bool:
     """Whether the question may be asked where nothing may be written."""
-    return what == "diff" or (what == "prune" and arguments.get("dry_run") is True)
+    return what in ("diff", "list") or (what == "prune" and arguments.get("dry_run") is True)
 
 
 async def answer(
     engine: Engine, what: str, arguments: Mapping[str, object], tell: Tell, *, released: bool = False
 ) -> dict[str, object]:
-    """The answer to the question *what*: `snapshot`, `diff`, `restore`, `delete` or `prune`.
+    """The answer to the question *what*: `snapshot`, `list`, `diff`, `restore`, `delete` or `prune`.
 
     *released* says that nobody will write from here afterwards, in the snapshot that is taken.
 
@@ -90,11 +109,14 @@ async def answer(
     """
     answers: dict[str, Callable[[], Awaitable[dict[str, object]]]] = {
         "snapshot": lambda: _snapshot(engine, _read(arguments, SnapshotQuestion), tell, released),
+        "list": lambda: _list(engine, _read(arguments, ListQuestion)),
         "diff": lambda: _diff(engine, _read(arguments, DiffQuestion)),
         "restore": lambda: _restore(engine, _read(arguments, RestoreQuestion)),
         "delete": lambda: _delete(engine, _read(arguments, DeleteQuestion)),
         "prune": lambda: _prune(engine, _read(arguments, PruneQuestion), tell, released),
     }
+    if what not in answers:
+        raise SyncerError(f"nothing is known here of {what!r}", hint="is it of another version?")
     try:
         return await answers[what]()
     except OSError as error:
@@ -145,6 +167,69 @@ async def _snapshot(engine: Engine, question: SnapshotQuestion, tell: Tell, rele
         check=lambda: None if label is None else check_label(label, engine.history.known()),
     )
     return _described(engine, engine.history.known()[-1])
+
+
+# --- listing ----------------------------------------------------------------------------------------------------
+
+
+async def _list(engine: Engine, question: ListQuestion) -> dict[str, object]:
+    known = await engine.history.snapshots(LIST_WAIT_S)
+    low = -(2**63) if question.since_ns is None else question.since_ns
+    high = 2**63 if question.until_ns is None else question.until_ns
+    chosen = [snapshot for snapshot in known if low <= snapshot.time_ns <= high]
+    names = {snapshot.place: os.fsdecode(name) for name, snapshot in snapshot_names(known).items()}
+    path = os.fsencode(question.path).strip(b"/")
+    found: list[tuple[Mapping[str, object], Mapping[str, object]]]
+    if question.deleted:
+        gone = await deleted(engine.history, path, chosen)
+        found = [(_one(item.snapshot, names), {"path": os.fsdecode(item.path), **_entry(item.entry)}) for item in gone]
+    elif path:
+        past = await versions(engine.history, path, chosen)
+        found = [(_one(item.snapshot, names), _entry(item.entry)) for item in past]
+    else:
+        before = dict(zip((snapshot.place for snapshot in known), (None, *known), strict=False))
+        told = {snapshot.place for snapshot in chosen[max(0, len(chosen) - question.changes) :]}
+        found = [
+            (_one(shot, names), await _news(engine, shot, before[shot.place]) if shot.place in told else NO_NEWS)
+            for shot in chosen
+        ]
+    return {"items": [{**snapshot, **more} for snapshot, more in found]}
+
+
+NO_NEWS: Mapping[str, object] = {"new_bytes": None, "changes": None}
+
+
+async def _news(engine: Engine, snapshot: Snapshot, before: Snapshot | None) -> Mapping[str, object]:
+    """What came with it, if the trees can be had."""
+    try:
+        news = await news_of(engine.history, snapshot, before)
+    except SyncerError as error:
+        log.warning("what came with snapshot %d/%d cannot be told: %s", *snapshot.place, error)
+        return NO_NEWS
+    return {"new_bytes": news.new_bytes, "changes": msgspec.to_builtins(news.changes)}
+
+
+def _one(snapshot: Snapshot, names: Mapping[Place, str]) -> dict[str, object]:
+    return {
+        "name": names[snapshot.place],
+        "place": f"{snapshot.peer}/{snapshot.seq}",
+        "id": snapshot.id,
+        "time_ns": snapshot.time_ns,
+        "label": snapshot.label,
+        "reason": snapshot.reason,
+        "host": snapshot.host,
+        "files": snapshot.files,
+        "directories": snapshot.directories,
+        "logical_bytes": snapshot.logical_bytes,
+        "unique_bytes": snapshot.unique_bytes,
+    }
+
+
+def _entry(entry: Entry | None) -> dict[str, object]:
+    if entry is None:
+        return {"type": None, "size": None, "mtime_ns": None, "mode": None, "inode": None}
+    kind = _TYPES.get(S_IFMT(entry.mode), "other")
+    return {"type": kind, "size": entry.size, "mtime_ns": entry.mtime_ns, "mode": entry.mode, "inode": entry.inode}
 
 
 # --- comparing --------------------------------------------------------------------------------------------------

@@ -32,8 +32,10 @@ class Manner:
     """How to mount, as opposed to what and where."""
 
     options: tuple[str, ...]
-    take_over: bool
-    log_level: str | None
+    take_over: bool = False
+    log_level: str | None = None
+    history_only: bool = False
+    visiting: bool = False
 
 
 @click.command("mount", short_help="Mount DATA on MOUNTPOINT, and create it on first use.")
@@ -177,6 +179,8 @@ def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callab
         writeback="writeback" in words,
         mount_options=tuple(dict.fromkeys(word for word in words if word not in OWN_OPTIONS)),
         take_over=manner.take_over,
+        history_only=manner.history_only,
+        visiting=manner.visiting,
     )
     return app.mount(request, directory, ready)
 
@@ -205,7 +209,7 @@ def _wish(places: tuple[str, ...], config_file: Path | None, allow_other: bool) 
         case (data, mountpoint):
             pass
         case (data, given, mountpoint, megabytes):
-            remote, budget_bytes = _absolute_remote(given), _budget(megabytes)
+            remote, budget_bytes = absolute_remote(given), _budget(megabytes)
         case (word,) if not Path(word).exists():
             raise UsageError(f"there is no command {word}", hint="see `syncer --help`")
         case _:
@@ -222,7 +226,7 @@ def _wish(places: tuple[str, ...], config_file: Path | None, allow_other: bool) 
     )
 
 
-def _absolute_remote(remote: str) -> str:
+def absolute_remote(remote: str) -> str:
     """*remote*, or the absolute path of a folder that starts with a dot: the next command may run elsewhere."""
     if remote in (".", "..") or remote.startswith(("./", "../")):
         return os.path.abspath(remote)

@@ -27,10 +27,10 @@ def command(
     PATH is where it was, relative to where you are inside the mount; with --data from the root on (`/` is everything).
     SNAPSHOT is named as for `syncer diff`: a label, `latest`, or a moment such as `yesterday 14:00`.
 
-    No bytes are moved: files get the blocks back that they had. What is as it was is not touched. Files made since stay,
-    unless --delete is given; a file that was changed or replaced since is as it was again. Before, a snapshot is taken
-    of what has changed, so that a restoration can be undone by another one. One that was interrupted is finished by
-    asking for it again.
+    No bytes are moved: files get the blocks back that they had. What is as it was is not touched. Files made since
+    stay, unless --delete is given; a file that was changed or replaced since is as it was again. Before, a snapshot is
+    taken of what has changed, so that a restoration can be undone by another one. One that was interrupted is finished
+    by asking for it again.
 
     \b
     Examples:

@@ -55,6 +55,8 @@ class FileSystem:
         self.names = Namespace(self._meta, self.handles.unlinked)
         self.on_mode_changed: Callable[[InodeNumber], None] = lambda number: None
         """Told of an inode whose mode changed by a call that does not answer with its attributes."""
+        self.kernel_keeps_sizes = False
+        """Whether the kernel goes by its own idea of the size of a file that it knows, whatever it is told."""
         self.changed_behind: Callable[[Sequence[tuple[int, bytes]], Sequence[int]], Awaitable[None]] = _nobody_to_tell
         """Told of (directory, name) and of inodes that changed without the kernel's having asked for it."""
 

@@ -63,6 +63,7 @@ class Adapter(pyfuse3.Operations):
         self._past = HistoryAdapter(past, interrupts)
         file_system.io.interruptible = interrupts.heard
         file_system.changed_behind = changed_behind
+        file_system.kernel_keeps_sizes = writeback
         file_system.on_mode_changed = lambda number: pyfuse3.invalidate_inode(number, attr_only=True)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:

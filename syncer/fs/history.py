@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from stat import S_IFDIR, S_IFLNK, S_ISDIR, S_ISLNK, S_ISREG
 
+from syncer.fs.handles import O_ACCMODE, O_TRUNC
 from syncer.fs.pastfile import PastFile, PastFiles
 from syncer.meta.inodes import Inode
 from syncer.snapshots.history import History, Place, Snapshot
@@ -32,7 +33,6 @@ RECENT = 2048
 FIRST_WAIT_S = 5.0
 """How long the first who looks waits for the remote to say which snapshots there are; later ones are not kept."""
 FOREVER_S, NEVER_S = 3600.0, 0.0
-ACCESS_WRITE = 0o3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +115,13 @@ class HistoryTree:
         self,
         history: History,
         files: PastFiles,
-        live: Callable[[int], Inode],
+        live: Callable[[int], Inode | Seen],
         path: Callable[[int], bytes],
     ) -> None:
         """*live* gives a directory of the live tree, *path* where it is from the root on; both raise OSError."""
         self._history = history
         self._files = files
-        self._live = live
+        self._live: Callable[[int], Inode | Seen] = live
         self._path = path
         self.interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """Around each call that may wait for the remote; a signal for the caller ends it with OSError EINTR."""
@@ -243,8 +243,9 @@ class HistoryTree:
         """The `.snapshots` of a live directory. Raises: OSError."""
         return self._entrance_seen(self._enter(directory))
 
-    def become_root(self) -> None:
-        """Show the root's entrance as the root itself, for a mount of nothing but history."""
+    def become_root(self, uid: int, gid: int) -> None:
+        """Show the root's entrance as the root itself, owned by *uid* and *gid*: a mount of nothing but history."""
+        self._live = lambda number: Seen(number, S_IFDIR | 0o755, 2, uid, gid, 0, 0, 0, 0, 0)
         root = self._enter(ROOT_INODE)
         del self._nodes[root.number]
         root.number, root.lookups = ROOT_INODE, 1
@@ -460,7 +461,7 @@ class HistoryTree:
 
     async def open(self, number: int, flags: int) -> int:
         """A handle of a regular file. Raises: OSError, SyncerError."""
-        if flags & ACCESS_WRITE:
+        if flags & (O_ACCMODE | O_TRUNC):
             raise OSError(errno.EROFS, "history cannot be changed")
         node = self._node(number)
         with self.interruptible():

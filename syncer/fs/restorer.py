@@ -58,6 +58,10 @@ class _InTheWay(Exception):
     """A directory that is not empty stands where something else was."""
 
 
+class _InUse(Exception):
+    """Somebody has the file open, and the kernel would not believe its new size."""
+
+
 @dataclass(slots=True)
 class _Frame:
     """A directory whose names are being restored: its inode, what it was, and the names that are still to come."""
@@ -195,6 +199,8 @@ class Restorer:
             await self._enter_file(parent, name, wanted, path)
         except _InTheWay:
             self._trouble(path, "a directory that is not empty is in its place")
+        except _InUse:
+            self._trouble(path, "somebody has it open, and the kernel collects writes to it (--writeback)")
         except ObjectCorrupt as error:
             self._trouble(path, str(error))
         return None
@@ -288,14 +294,24 @@ class Restorer:
         if parts is not None:
             size = self._meta.inodes.need(number).size
             if size != wanted.size or self._linked(number, 0, size) != parts:
+                self._check_resizable(number)
                 self._fs.io.relink(number, 0, max(wanted.size, size), parts, wanted.size)
         elif wanted.tree is not None:
+            self._check_resizable(number)
             await self._relink_long(number, wanted)
             if self._meta.inodes.get(number) is None:
                 return  # deleted meanwhile
         self._dress(number, wanted)
         if self._is_damaged(number):
             self._trouble(path, "bytes of it are damaged on the remote, and cannot be read")
+
+    def _check_resizable(self, number: int) -> None:
+        """See to it that the kernel will believe the size that the file gets. Raises: _InUse."""
+        if not self._fs.kernel_keeps_sizes:
+            return
+        if self._meta.inodes.need(number).pins:
+            raise _InUse
+        self._entries += self._meta.names.parents(number)  # without its names it forgets the file
 
     async def _living(self, wanted: Entry) -> int | None:
         """The inode that other names of *wanted* have here, and that it gets a further name of."""
@@ -496,9 +512,9 @@ class Restorer:
     # --- others --------------------------------------------------------------------------------------------------
 
     def _note(self, parent: int, name: bytes, number: int) -> None:
-        """The kernel must hear of it."""
+        """The kernel must hear of it; of the directory too, because it may not know the name."""
         self._entries.append((parent, name))
-        self._inodes.add(number)
+        self._inodes |= {parent, number}
 
     async def _breathe(self, amount: int = METADATA_BYTES) -> None:
         """Between two names: wait for room, tell the kernel, let others have their turn."""

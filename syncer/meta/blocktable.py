@@ -242,15 +242,16 @@ class BlockTable(Table):
     def neighbours(self, block: Block, limit_bytes: int) -> list[Block]:
         """Small blocks that follow *block* in its pack and are not cached, up to *limit_bytes* together.
 
-        Where the live tree names *block*, only such as it names; else, as in history, whatever is there.
+        Where the live tree names *block*, only such as it names; else, as in history, whatever is there. Of a node of
+        a tree those before it, too: a directory comes after what is in it.
         """
         if block.location is None:
             return []
         rows = self.execute(
-            f"{self._BLOCK} WHERE b.pack = (SELECT pack FROM blocks WHERE number = ?) AND b.pack_offset > ?"
-            " AND b.pack_offset <= ? AND b.size <= ? AND b.cached = 0"
-            " AND (b.refs > 0 OR (SELECT refs FROM blocks WHERE number = ?) = 0)",
-            (block.number, block.location.offset, block.location.offset + limit_bytes, SMALL_BYTES, block.number),
+            f"{self._BLOCK}, (SELECT pack, kind, refs FROM blocks WHERE number = ?1) this"
+            " WHERE b.pack = this.pack AND b.pack_offset > ?2 - ?3 * this.kind AND b.pack_offset <= ?2 + ?3"
+            " AND b.size <= ?4 AND b.cached = 0 AND b.number <> ?1 AND (b.refs > 0 OR this.refs = 0)",
+            (block.number, block.location.offset, limit_bytes, SMALL_BYTES),
         )
         return [self._block(row) for row in rows]
 

@@ -8,11 +8,11 @@ on the event loop's thread but `load`, which is for worker threads.
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from stat import S_ISDIR
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from syncer.backends.base import Backend
@@ -52,18 +52,18 @@ ROW_BYTES = 256
 """About what a snapshot or a block that becomes known takes in meta.db, with the indexes of its table."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A state of the whole file system. *id* is the hex digits people may type the first of.
 
-    *reason* is auto, manual or unmount. *logical_bytes*: sizes of all files; *unique_bytes*: of the blocks they name.
+    *reason* is auto, manual, unmount or `before restore`. *logical_bytes*: sizes of all files; *unique_bytes*: of the
+        blocks they name. A struct, because there may be ten thousand, and who lists them does not want to wait.
     """
 
     peer: PeerId
     seq: int
     id: str
     root: TreeId
-    parents: tuple[Place, ...]
+    parents: tuple[tuple[int, int], ...]
     time_ns: int
     label: str | None
     reason: str
@@ -87,7 +87,7 @@ def snapshot_of(record: bytes) -> Snapshot:
         seq=found.seq,
         id=record_id(record).hex(),
         root=TreeId(found.root),
-        parents=tuple((PeerId(peer), seq) for peer, seq in found.parents),
+        parents=found.parents,
         time_ns=found.time_ns,
         label=found.label,
         reason=found.reason,

@@ -31,8 +31,8 @@ _CLOCK = re.compile(r"(?:at )?(\d{1,2}):(\d\d)(?::(\d\d))?")
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[t _](\d\d)[:-](\d\d)(?:[:-](\d\d)(\.\d+)?)?)? ?(z|[+-]\d\d:?\d\d)?")
 
 
-def parse_moment(text: str, now_ns: int, zone: tzinfo | None = None) -> int:
-    """The last nanosecond since 1970 that *text* means at *now_ns*, in *zone* (None: this machine's).
+def parse_moment(text: str, now_ns: int, zone: tzinfo | None = None, *, first: bool = False) -> int:
+    """The last nanosecond since 1970 that *text* means at *now_ns*, in *zone* (None: this machine's); or the *first*.
 
     A local time that the clock showed twice, when summer time ended, is the later one; one that it never showed is
     read as if the clock had not been put forward.
@@ -42,7 +42,7 @@ def parse_moment(text: str, now_ns: int, zone: tzinfo | None = None) -> int:
     said = " ".join(text.lower().replace(",", " ").split())
     try:
         for reading in (_iso, _ago, _named_day, _time_of_day, _with_month):
-            found = reading(said, _Now(now_ns, zone))
+            found = reading(said, _Now(now_ns, zone, first))
             if found is not None:
                 return found
     except (ValueError, OverflowError) as error:
@@ -53,15 +53,19 @@ def parse_moment(text: str, now_ns: int, zone: tzinfo | None = None) -> int:
 class _Now:
     """The moment at which something is said, and the zone of who says it."""
 
-    def __init__(self, now_ns: int, zone: tzinfo | None) -> None:
+    def __init__(self, now_ns: int, zone: tzinfo | None, first: bool) -> None:
+        """*first*: what is said coarsely is its begin instead of its end."""
         self.ns = now_ns
+        self.first = first
         self.zone = zone
         aware = datetime.fromtimestamp(now_ns // SECOND_NS, UTC).astimezone(zone)
         self.local = aware.replace(tzinfo=None)
         """What the clock on the wall shows, to the second."""
 
     def end_of(self, local: datetime, length: timedelta) -> int:
-        """The last nanosecond of the *length* that begins when the clock on the wall shows *local*."""
+        """The last nanosecond of the *length* that begins when the clock on the wall shows *local*, or the first."""
+        if self.first:
+            return round(min(local.replace(tzinfo=self.zone, fold=fold).timestamp() for fold in (0, 1)) * 10**6) * 1000
         last = local + length - timedelta(microseconds=1)
         stamps = [last.replace(tzinfo=self.zone, fold=fold).timestamp() for fold in (0, 1)]
         return round(max(stamps) * 10**6) * 1000 + 999
@@ -83,7 +87,7 @@ def _iso(said: str, now: _Now) -> int | None:
     if zone is None:
         return now.end_of(local, length)
     offset = datetime.strptime(zone.upper(), "%z").tzinfo
-    return _Now(now.ns, offset).end_of(local, length)
+    return _Now(now.ns, offset, now.first).end_of(local, length)
 
 
 def _ago(said: str, now: _Now) -> int | None:

@@ -36,9 +36,7 @@ def snapshot_names(snapshots: Iterable[Snapshot]) -> dict[bytes, Snapshot]:
 
 def time_name(time_ns: int) -> bytes:
     """The local time as a file name, to the second."""
-    at = time.localtime(time_ns // 10**9)
-    text = f"{at.tm_year:04d}-{at.tm_mon:02d}-{at.tm_mday:02d}_{at.tm_hour:02d}-{at.tm_min:02d}-{at.tm_sec:02d}"
-    return text.encode()
+    return b"%04d-%02d-%02d_%02d-%02d-%02d" % time.localtime(time_ns // 10**9)[:6]
 
 
 def _clean(label: str) -> bytes:

@@ -91,6 +91,28 @@ async def join(meta: MetaStore, backend: Backend, wish: Wish) -> Membership:
     return await _join_existing(meta, backend, await read_peers(backend), wish)
 
 
+async def visit(meta: MetaStore, backend: Backend) -> Membership:
+    """Make an empty *meta* know where the repository has its blocks, without its live tree: for who looks at history.
+
+    Raises:
+        WrongRepository: there is none.
+        BackendError: the remote cannot be read.
+    """
+    try:
+        repository = (await read_format(backend)).repository
+    except ObjectMissing as error:
+        raise _no_repository(backend) from error
+    _take_repository(meta, backend, bytes.fromhex(repository))
+    await learn_packs(meta, backend)
+    return Membership(None)
+
+
+def _no_repository(backend: Backend) -> WrongRepository:
+    return WrongRepository(
+        f"there is no repository at {backend.name} to read", hint="mount it once without --read-only"
+    )
+
+
 def _take_repository(meta: MetaStore, backend: Backend, repository: bytes) -> None:
     known = meta.database.state_bytes("repository")
     if known is not None and known != repository:
@@ -108,9 +130,7 @@ def _another(backend: Backend) -> WrongRepository:
 async def _create(backend: Backend, wish: Wish) -> str:
     """Write the `format` of a new repository, in a place where nothing of one is."""
     if wish.read_only:
-        raise WrongRepository(
-            f"there is no repository at {backend.name} to read", hint="mount it once without --read-only"
-        )
+        raise _no_repository(backend)
     found = [info.key for prefix in ("packs/", "peers/", "snapshots/") async for info in _first(backend, prefix)]
     if not found and await _is_there(backend, peer_key(1)):
         found = [peer_key(1)]  # a listing may leave something out

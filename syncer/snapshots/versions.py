@@ -24,7 +24,7 @@ class Version:
     entry: Entry | None
 
 
-class _Trail:
+class Trail:
     """The way to one path, in one snapshot after the other."""
 
     def __init__(self, history: History, path: bytes) -> None:
@@ -59,7 +59,7 @@ def _state(entry: Entry | None) -> object:
 
 async def versions(history: History, path: bytes, snapshots: Iterable[Snapshot]) -> list[Version]:
     """The versions of what is at *path*, over *snapshots* in the order of history. Raises: SyncerError."""
-    trail, found = _Trail(history, path), list[Version]()
+    trail, found = Trail(history, path), list[Version]()
     before: object = None
     for snapshot in snapshots:
         entry = await trail.follow(snapshot)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import random
 import stat
 from collections.abc import Callable, Iterator
@@ -340,5 +341,6 @@ async def test_a_long_sparse_file_is_read_anywhere(tmp_path: Path) -> None:
         handle = await peer.engine.past.open(seen.number, 0)
         for offset in (0, 699 * 200_000, 1_000_000, 350 * 200_000 - 50, seen.size - 10, seen.size):
             assert await peer.engine.past.read(handle, offset, 200_100) == content[offset : offset + 200_100]
-        with pytest.raises(OSError, match="cannot be changed"):
-            await peer.engine.past.open(seen.number, 1)
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_TRUNC):
+            with pytest.raises(OSError, match="cannot be changed"):
+                await peer.engine.past.open(seen.number, flags)

@@ -1,0 +1,192 @@
+"""History as users meet it: `.snapshots` in a real mount, and mounts of nothing but history."""
+
+import errno
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import LONG, MakeRemote
+from tests.support.collection import Manifest, build, copy, differences, manifest
+from tests.support.mount import Mount, forget_pages
+from tests.support.mounted import wait_until
+
+pytestmark = pytest.mark.slow
+
+HISTORY = ".snapshots"
+
+
+def names(folder: Path) -> list[str]:
+    """The snapshots behind an entrance, oldest first, without `latest`."""
+    return sorted(name for name in os.listdir(folder) if name != "latest")
+
+
+def snapshot(mount: Mount, known: int) -> str:
+    """Take one; returns its name. Snapshots of one second would have longer names."""
+    wait_until(lambda: time.time() % 1 < 0.5, "the first half of a second")
+    before = set(names(mount.path / HISTORY)) if known else set()
+    mount.flush()
+    (new,) = set(names(mount.path / HISTORY)) - before
+    return new
+
+
+def unlike_now(noted: Manifest) -> Manifest:
+    """Without the root: its times are those of the mountpoint's last change."""
+    return {path: entry for path, entry in noted.items() if path != b"."}
+
+
+def make_states(mount: Mount, place: Path) -> dict[str, Manifest]:
+    """Three snapshots of a small collection that is changed in between, and what they must show."""
+    source = build(place / "source", 3_000_000, real_files=40, real_bytes=1_000_000)
+    states: dict[str, Manifest] = {}
+    copy(source, mount.path / "c")
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: subprocess.run(["rm", "-rf", mount.path / "c" / "odd"], check=True),
+        lambda: (mount.path / "c" / "media").rename(mount.path / "moved"),
+    ]
+    for change in changes:
+        change()
+        with open(mount.path / "log", "ab") as file:
+            file.write(os.urandom(100_000))
+        states[snapshot(mount, len(states))] = manifest(mount.path)
+    return states
+
+
+def test_every_state_is_there_byte_for_byte(place: Path, remote_of: MakeRemote) -> None:
+    remote = remote_of("s3")
+    with Mount(place, remote.url, 64, extra=remote.environment) as mount:
+        mount.start()
+        states = make_states(mount, place)
+        assert HISTORY not in os.listdir(mount.path)
+        assert names(mount.path / HISTORY) == list(states)
+        for name, state in states.items():
+            assert differences(unlike_now(state), unlike_now(manifest(mount.path / HISTORY / name))) == []
+        assert os.readlink(mount.path / HISTORY / "latest") == list(states)[-1]
+        mount.umount()
+        mount.forget_data()  # everything from the remote
+        mount.start("--read-only")
+        for name, state in states.items():
+            assert differences(unlike_now(state), unlike_now(manifest(mount.path / HISTORY / name))) == []
+        mount.stop()
+        mount.finish()
+
+
+def refused(call: Callable[[], object]) -> int:
+    with pytest.raises(OSError) as caught:
+        call()
+    return caught.value.errno or 0
+
+
+def test_nothing_behind_snapshots_can_be_changed(place: Path, remote_of: MakeRemote) -> None:
+    with Mount(place, remote_of("folder").url, 64) as mount:
+        mount.start()
+        (mount.path / "folder").mkdir()
+        (mount.path / "file").write_bytes(b"as it was")
+        past = mount.path / HISTORY / snapshot(mount, 0)
+        file, folder = past / "file", past / "folder"
+        for call in (
+            lambda: file.write_bytes(b""),
+            lambda: os.open(file, os.O_RDWR),
+            lambda: os.open(file, os.O_RDONLY | os.O_TRUNC),
+            lambda: os.truncate(file, 0),
+            lambda: file.unlink(),
+            lambda: folder.rmdir(),
+            lambda: file.chmod(0o600),
+            lambda: os.chown(file, os.getuid(), os.getgid()),
+            lambda: os.utime(file),
+            lambda: os.setxattr(file, "user.x", b""),
+            lambda: os.removexattr(file, "user.x"),
+            lambda: os.link(file, past / "link"),
+            lambda: os.symlink("x", past / "link"),
+            lambda: os.mkfifo(past / "fifo"),
+            lambda: (past / "new").write_bytes(b""),
+            lambda: (past / "new").mkdir(),
+            lambda: file.rename(past / "renamed"),
+            lambda: (mount.path / HISTORY / "new").mkdir(),
+            lambda: (mount.path / HISTORY / "latest").unlink(),
+            lambda: (mount.path / HISTORY).rmdir(),
+            lambda: (mount.path / HISTORY).rename(mount.path / "other"),
+            lambda: (folder / HISTORY).mkdir(),
+        ):
+            assert refused(call) in (errno.EROFS, errno.ENOENT), call
+        assert refused(lambda: (mount.path / HISTORY).mkdir()) == errno.EEXIST
+        assert refused(lambda: file.rename(mount.path / "file2")) in (errno.EROFS, errno.EXDEV)
+        assert refused(lambda: os.link(file, mount.path / "link")) == errno.EROFS
+        assert file.read_bytes() == b"as it was"
+        mount.stop()
+        mount.finish()
+
+
+def test_programs_do_not_wander_in(place: Path, remote_of: MakeRemote) -> None:
+    with Mount(place, remote_of("folder").url, 64) as mount:
+        mount.start()
+        (mount.path / "folder").mkdir()
+        (mount.path / "folder" / "file").write_bytes(b"x" * 100_000)
+        os.link(mount.path / "folder" / "file", mount.path / "twice")
+        name = snapshot(mount, 0)
+        found = subprocess.run(["find", mount.path], capture_output=True, text=True, check=True).stdout
+        assert HISTORY not in found
+        past = mount.path / HISTORY / name
+        used = [
+            subprocess.run(["du", "-s", "--apparent-size", "-B1", path], capture_output=True, text=True, check=True)
+            for path in (mount.path, past)
+        ]
+        assert [int(line.stdout.split()[0]) for line in used] == [100_000, 100_000]
+        assert (past / "twice").stat().st_ino == (past / "folder" / "file").stat().st_ino
+        assert (past / "twice").stat().st_ino != (mount.path / "twice").stat().st_ino
+        copied = place / "copied"
+        subprocess.run(["cp", "-a", past, copied], check=True)
+        assert (copied / "twice").read_bytes() == b"x" * 100_000
+        subprocess.run(["rm", "-r", mount.path / "folder"], check=True)
+        assert os.listdir(mount.path) == ["twice"]
+        mount.stop()
+        mount.finish()
+
+
+def test_a_file_larger_than_the_budget_comes_back_in_order(place: Path, remote_of: MakeRemote) -> None:
+    size = 200_000_000 if LONG else 90_000_000
+    with Mount(place, remote_of("folder").url, 64) as mount:
+        mount.start()
+        part = os.urandom(1_000_000)
+        with open(mount.path / "large", "wb") as file:
+            for number in range(size // len(part)):
+                file.write(number.to_bytes(8, "big") + part[8:])
+        past = mount.path / HISTORY / snapshot(mount, 0) / "large"
+        (mount.path / "large").unlink()
+        with open(past, "rb") as file:
+            for number in range(size // len(part)):
+                assert file.read(len(part)) == number.to_bytes(8, "big") + part[8:]
+        forget_pages(past)
+        with open(past, "rb") as file:
+            file.seek(size // 2)
+            assert file.read(8) == (size // len(part) // 2).to_bytes(8, "big")
+        mount.stop()
+        mount.finish()
+
+
+def test_history_alone_can_be_mounted_from_data_and_from_a_remote(place: Path, remote_of: MakeRemote) -> None:
+    remote = remote_of("ssh")
+    history = place / "history"
+    history.mkdir()
+    with Mount(place, remote.url, 64, extra=remote.environment) as mount:
+        mount.start()
+        states = make_states(mount, place)
+        mount.umount()
+        objects = remote.keys()
+        for words in ((mount.data,), ("--remote", remote.url)):
+            mount.run("snapshots", *words, "--mount", history, "--background")
+            try:
+                assert names(history)[: len(states)] == list(states)
+                for name, state in states.items():
+                    assert differences(unlike_now(state), unlike_now(manifest(history / name))) == []
+                assert refused(lambda: (history / "new").mkdir()) == errno.EROFS
+                assert stat.S_ISLNK((history / "latest").lstat().st_mode)
+            finally:
+                mount.run("umount", history)
+        assert remote.keys() == objects, "looking at history wrote to the remote"
+        mount.finish()

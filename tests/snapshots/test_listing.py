@@ -1,0 +1,141 @@
+"""Lists of snapshots: what came with each, the versions of a path, and what was deleted."""
+
+from pathlib import Path
+from typing import Any
+
+from syncer import timetravel
+from syncer.backends.memory import MemoryBackend
+from syncer.snapshots.versions import versions
+from syncer.values import ROOT_INODE
+from tests.snapshots.rig import Peer, Remote, opened
+from tests.support.opened import evict_all
+
+
+async def listed(peer: Peer, **question: object) -> list[dict[str, Any]]:
+    answer = await timetravel.answer(peer.engine, "list", question, lambda done, total: None)
+    items = answer["items"]
+    assert isinstance(items, list)
+    return items
+
+
+async def make_history(peer: Peer) -> None:
+    """Five snapshots: a/x and y; a/x longer; a/x renamed to a/z; y deleted and a new; a deleted."""
+    folder = peer.directory(b"a")
+    number = await peer.file(b"x", b"1" * 70_000, folder)
+    await peer.file(b"y", b"22")
+    await peer.publish()
+    await peer.write(number, 70_000, b"2" * 80_000)
+    await peer.publish()
+    peer.file_system.rename(folder, b"x", folder, b"z")
+    await peer.publish()
+    peer.file_system.unlink(ROOT_INODE, b"y")
+    await peer.file(b"new", b"333", folder)
+    await peer.publish()
+    for name in (b"z", b"new"):
+        peer.file_system.unlink(folder, name)
+    peer.file_system.rmdir(ROOT_INODE, b"a")
+    await peer.publish()
+
+
+def counts(item: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(item["changes"][kind] for kind in ("added", "removed", "modified", "renamed"))
+
+
+async def test_a_list_tells_what_came_with_each(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_history(peer)
+        evict_all(peer.engine)
+        items = await listed(peer, changes=9)
+        assert [item["place"] for item in items] == ["1/1", "1/2", "1/3", "1/4", "1/5"]
+        assert [counts(item) for item in items] == [
+            (3, 0, 0, 0),
+            (0, 0, 1, 0),
+            (0, 0, 0, 1),
+            (1, 1, 0, 0),
+            (0, 3, 0, 0),
+        ]
+        assert [item["new_bytes"] for item in items] == [70_002, 80_000, 0, 3, 0]
+        assert [(item["files"], item["logical_bytes"]) for item in items][:2] == [(2, 70_002), (2, 150_002)]
+
+
+async def test_only_of_the_newest_is_told_what_came_with_them(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_history(peer)
+        items = await listed(peer, changes=2)
+        assert [item["changes"] is not None for item in items] == [False, False, False, True, True]
+        assert counts(items[3]) == (1, 1, 0, 0)
+        since, until = items[1]["time_ns"], items[2]["time_ns"]
+        assert [item["place"] for item in await listed(peer, since_ns=since, until_ns=until)] == ["1/2", "1/3"]
+
+
+async def test_the_versions_of_a_path(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_history(peer)
+        assert [(item["place"], item["size"]) for item in await listed(peer, path="a/x")] == [
+            ("1/1", 70_000),
+            ("1/2", 150_000),
+            ("1/3", None),
+        ]
+        assert [(item["place"], item["type"]) for item in await listed(peer, path="/a/")] == [
+            *[(f"1/{seq}", "directory") for seq in (1, 2, 3, 4)],
+            ("1/5", None),
+        ]
+        assert [item["place"] for item in await listed(peer, path="y")] == ["1/1", "1/4"]
+        assert await listed(peer, path="never/was") == []
+
+
+async def test_what_was_deleted_is_listed_with_where_it_last_was(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_history(peer)
+        everything = [(item["path"], item["place"]) for item in await listed(peer, deleted=True)]
+        assert everything == [("a", "1/4"), ("a/new", "1/4"), ("a/z", "1/4"), ("y", "1/3")]
+        assert [item["path"] for item in await listed(peer, deleted=True, path="a")] == ["a", "a/new", "a/z"]
+        await peer.file(b"y", b"again")
+        await peer.publish()
+        assert "y" not in [item["path"] for item in await listed(peer, deleted=True)]
+
+
+async def test_trees_that_are_equal_are_not_looked_into(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        deep: int = ROOT_INODE
+        for _ in range(5):
+            deep = peer.directory(b"d", deep)
+        await peer.file(b"x", b"", deep)
+        for number in range(6):
+            await peer.file(b"other%d" % number, b"")
+            await peer.publish()
+        history, asked = peer.engine.history, []
+        find = history.find
+
+        async def counted(*arguments: Any) -> Any:
+            asked.append(arguments)
+            return await find(*arguments)
+
+        history.find = counted  # type: ignore[method-assign, assignment]
+        found = await versions(history, b"d/d/d/d/d/x", history.known())
+        assert len(found) == 1
+        assert len(asked) == 6 + 5, "the way down once, and one look at the root of each"
+
+
+class Counting(MemoryBackend):
+    """Counts how often it is asked for a part of a pack."""
+
+    gets = 0
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        self.gets += key.startswith("packs/")
+        return await super().get(key, offset, length)
+
+
+async def test_a_fetched_node_brings_its_neighbours(tmp_path: Path) -> None:
+    remote = Counting()
+    async with opened(tmp_path / "data", remote) as peer:
+        for number in range(60):
+            folder = peer.directory(b"d%d" % number)
+            await peer.file(b"file", b"%d" % number, folder)
+        await peer.publish()
+        evict_all(peer.engine)
+        remote.gets, history = 0, peer.engine.history
+        for number in range(60):
+            assert await history.lookup(history.known()[0], b"d%d/file" % number) is not None
+        assert remote.gets <= 2

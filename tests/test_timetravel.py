@@ -1,0 +1,130 @@
+"""Questions to history as the commands ask them, on an engine without a mount."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from syncer import timetravel
+from syncer.errors import SyncerError, UsageError
+from tests.snapshots.rig import Peer, Remote, opened
+
+
+async def ask(peer: Peer, what: str, **question: object) -> dict[str, Any]:
+    with trio.fail_after(60):
+        return await timetravel.answer(peer.engine, what, question, lambda done, total: None)
+
+
+def said(text: str) -> dict[str, object]:
+    return {"text": text}
+
+
+async def test_a_snapshot_with_a_label_is_taken_even_if_nothing_has_changed(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await peer.file(b"file", b"1")
+        first = await ask(peer, "snapshot")
+        assert await ask(peer, "snapshot") == first
+        labelled = await ask(peer, "snapshot", label="as delivered")
+        assert labelled["name"].endswith("_as delivered") and labelled["place"] == "1/2"
+        assert [(shot.label, shot.reason) for shot in remote.snapshots()] == [
+            (None, "manual"),
+            ("as delivered", "manual"),
+        ]
+        assert remote.snapshots()[0].root == remote.snapshots()[1].root
+
+
+@pytest.mark.parametrize("label", ["", " ", "a/b", "a\nb", "a\0b", "x" * 101, "latest", "kept", "\udcff"])
+async def test_a_label_that_cannot_be_is_refused(tmp_path: Path, label: str) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await ask(peer, "snapshot", label="kept")
+        with pytest.raises(UsageError):
+            await ask(peer, "snapshot", label=label)
+        assert len(remote.snapshots()) == 1
+
+
+async def test_of_two_with_the_same_label_at_once_one_is_taken(tmp_path: Path) -> None:
+    remote = Remote()
+    refused = 0
+    async with opened(tmp_path / "data", remote) as peer:
+
+        async def take() -> None:
+            nonlocal refused
+            try:
+                await ask(peer, "snapshot", label="one")
+            except UsageError:
+                refused += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            nursery.start_soon(take)
+    assert refused == 1
+    assert [shot.label for shot in remote.snapshots()] == ["one"]
+
+
+async def test_what_differs_from_now_is_told_without_publishing(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        folder = peer.directory(b"folder")
+        number = await peer.file(b"file", b"x" * 100_000, folder)
+        await ask(peer, "snapshot", label="begin")
+        await peer.write(number, 500, b"y")
+        await peer.file(b"\xff\n", b"1", folder)
+        objects = len(remote.objects)
+        answer = await ask(peer, "diff", old=said("begin"))
+        assert [(item["change"], item["path"]) for item in answer["items"]] == [
+            ("modified", "folder/file"),
+            ("added", "folder/\udcff\n"),
+        ]
+        assert answer["stat"] == {
+            **{"added": 1, "removed": 0, "modified": 1, "renamed": 0, "more_bytes": 1, "fewer_bytes": 0}
+        }
+        assert answer["new"] is None and answer["old"]["label"] == "begin"
+        assert len(remote.objects) == objects
+        inside = await ask(peer, "diff", old=said("begin"), path="folder/file")
+        assert [item["path"] for item in inside["items"]] == ["folder/file"]
+        assert (await ask(peer, "diff", old=said("begin"), path="folder/none"))["items"] == []
+
+
+async def test_a_word_is_a_snapshot_or_else_a_path(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await ask(peer, "snapshot", label="one")
+        await peer.file(b"two", b"1")
+        await peer.file(b"three", b"1")
+        await ask(peer, "snapshot", label="two")
+        await peer.file(b"four", b"1")
+
+        async def paths(word: str) -> list[str]:
+            found = await ask(peer, "diff", old=said("one"), new=said(word), path_unless=word)
+            return [item["path"] for item in found["items"]]
+
+        assert await paths("two") == ["three", "two"]
+        assert await paths("three") == ["three"]
+        assert await paths("now") == ["four", "three", "two"]
+
+
+async def test_the_live_tree_needs_no_network_to_be_compared(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        for name in (b"a", b"b"):
+            folder = peer.directory(name)
+            for index in range(50):
+                await peer.file(b"%d" % index, b"1", folder)
+        await ask(peer, "snapshot", label="begin")
+        await peer.file(b"new", b"1")
+        await ask(peer, "diff", old=said("begin"))  # brings the snapshot's nodes here
+        await peer.file(b"newer", b"1")
+        remote.get = remote.put = remote.list = None  # type: ignore[assignment, method-assign]
+        answer = await ask(peer, "diff", old=said("begin"))
+        assert [item["path"] for item in answer["items"]] == ["new", "newer"]
+
+
+async def test_a_request_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        for question in ({}, {"snapshot": 1, "path": "x"}, {"snapshot": said("latest"), "path": None}):
+            with pytest.raises(SyncerError):
+                await timetravel.answer(peer.engine, "restore", question, lambda done, total: None)
+        with pytest.raises(SyncerError):
+            await timetravel.answer(peer.engine, "fly", {}, lambda done, total: None)
