@@ -352,8 +352,6 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
     _run(flush)
 
 
-
-
 def offline_travel(
     data: Path,
     config: Config,

@@ -1,8 +1,8 @@
 """Checks a remote: every snapshot, every node of its trees, every block they and the live tree name, every byte.
 
 Reads in an order in which nothing that is published meanwhile can look missing: snapshots, indexes, what DATA knows,
-and the list of packs last. What is pruned meanwhile may look missing, so it begins anew then. Runs in the process of the
-command; what it needs to remember is in a Catalog on the disk.
+and the list of packs last. What is pruned meanwhile may look missing, so it begins anew then. Runs in the process of
+the command; what it needs to remember is in a Catalog on the disk.
 """
 
 from collections.abc import Callable, Iterable, Iterator

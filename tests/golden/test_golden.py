@@ -30,6 +30,7 @@ from syncer.snapshots.nodes import (
     encode_node,
 )
 from syncer.snapshots.records import (
+    FollowerRecord,
     Format,
     IndexRecord,
     PackListing,
@@ -102,6 +103,7 @@ RECORDS: dict[str, PeerRecord | IndexRecord | SnapshotRecord] = {
         *(1, 2, 7, some_id("root"), ((1, 12),), TIME_NS, "bücher", 5, 2, 2**42, 2**41, 2**41 + 99, None, True),
         "unmount",
     ),
+    "follower": FollowerRecord(1, 2, 7),
 }
 FORMAT = Format(1, some_id("repository")[:16].hex(), TIME_NS)
 
