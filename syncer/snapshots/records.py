@@ -80,7 +80,8 @@ class IndexRecord(msgspec.Struct, array_like=True, frozen=True, tag="index"):
 class SnapshotRecord(msgspec.Struct, array_like=True, frozen=True, tag="snapshot"):
     """A state of the whole file system. *parents* are (peer, seq); *next_inode* is the lowest number never given out.
 
-    *released* says that the writer put the repository down after it. *reason* is auto, manual, unmount or `before restore`.
+    *released* says that the writer put the repository down after it. *reason* is auto, manual, unmount or `before
+    restore`.
     """
 
     version: int
