@@ -121,7 +121,7 @@ class Engine:
         parts = self.history, self.publisher
         self.thinner = Thinner(meta, backend, *parts, self.durability)
         self.pruner = Pruner(self.store, backend, *parts, self.thinner, self.durability)
-        self.housekeeper = Housekeeper(meta, self.thinner, self.pruner, retention.parse(settings.keep))
+        self.housekeeper = Housekeeper(meta, self.publisher, self.thinner, self.pruner, retention.parse(settings.keep))
         files = PastFiles(self.store, self.history, self._limits)
         self.past = HistoryTree(self.history, files, self.file_system.names.inode, self.file_system.names.path)
         self.restoring = Restoring(self.file_system, meta, self.history, self.publisher, pace=self.pace)

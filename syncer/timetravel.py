@@ -112,7 +112,7 @@ async def answer(
         "list": lambda: _list(engine, _read(arguments, ListQuestion)),
         "diff": lambda: _diff(engine, _read(arguments, DiffQuestion)),
         "restore": lambda: _restore(engine, _read(arguments, RestoreQuestion)),
-        "delete": lambda: _delete(engine, _read(arguments, DeleteQuestion)),
+        "delete": lambda: _delete(engine, _read(arguments, DeleteQuestion), released),
         "prune": lambda: _prune(engine, _read(arguments, PruneQuestion), tell, released),
     }
     if what not in answers:
@@ -322,11 +322,12 @@ async def _restore(engine: Engine, question: RestoreQuestion) -> dict[str, objec
 # --- deleting ---------------------------------------------------------------------------------------------------
 
 
-async def _delete(engine: Engine, question: DeleteQuestion) -> dict[str, object]:
+async def _delete(engine: Engine, question: DeleteQuestion, released: bool) -> dict[str, object]:
     engine.file_system.check_writable()
     snapshot = await _select(engine, question.snapshot)
     described = _described(engine, snapshot)
-    await engine.thinner.delete(snapshot)
+    async with _claimed(engine, released):
+        await engine.thinner.delete(snapshot)
     return described
 
 

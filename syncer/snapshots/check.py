@@ -222,16 +222,16 @@ class RemoteCheck:
         done = 0
         send, receive = trio.open_memory_channel[tuple[int, PackId, int]](0)
 
-        async def work() -> None:
+        async def work(mine: trio.MemoryReceiveChannel[tuple[int, PackId, int]]) -> None:
             nonlocal done
-            async for number, pack_id, size in channel.clone():
+            async for number, pack_id, size in mine:
                 await self._verify(number, pack_id, size, notes)
                 done += size
                 self._progress("packs", done, total)
 
         async with trio.open_nursery() as nursery, receive as channel:
             for _ in range(self._width):
-                nursery.start_soon(work)
+                nursery.start_soon(work, channel.clone())
             async with send:
                 for pack in self._chosen(notes, percent):
                     await send.send(pack)

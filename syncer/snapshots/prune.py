@@ -128,7 +128,7 @@ class Pruner:
         """
         async with self._turn, self._marks() as marks:
             if not dry_run:
-                await self._publisher.check_writer()
+                await self._thinner.check_writer()
             await take_inventory(
                 *(self._meta, self._backend, self._history, marks, lambda what, n: tell(Step(f"listing {what}", n, 0)))
             )
@@ -282,7 +282,7 @@ class _Run:
         _, _, total = self._marks.chosen_totals(rewrite=True)
         after = 0
         if total:
-            await owner._publisher.check_writer()
+            await owner._thinner.check_writer()
         while choices := self._marks.choices(rewrite=True, after=after):
             for choice in choices:
                 after = choice.pack
@@ -299,7 +299,7 @@ class _Run:
         total, after = sum(self._marks.chosen_totals(rewrite=again)[0] for again in (False, True)), 0
         done = 0
         while choices := self._marks.choices(after=after):
-            await self._owner._publisher.check_writer()
+            await self._owner._thinner.check_writer()
             async with self._owner._publisher.turn:
                 self._meta.commit()
                 await self._mark_kept()
@@ -340,7 +340,7 @@ class _Run:
         """Packs that nothing knows go when they were seen before, and a snapshot has been published since then."""
         seen, seq = self._meta.doomed.strays(), self._meta.snapshots.next_seq("snapshot")
         found = await self._in_thread(lambda: list(self._marks.strays()))
-        await self._owner._publisher.check_writer()
+        await self._owner._thinner.check_writer()
         for pack_id in found:
             old = seen.get(pack_id, seq) < seq
             # ATOMIC: an upload that has just ended, or is under way, may have put it.
@@ -366,7 +366,7 @@ class _Run:
                     self._meta.doomed.list_again(packs[begin : begin + LISTED_AT_ONCE])
                     await self._owner.pace()
                 self._tell(Step("listing packs anew", at, len(stale)))
-            await publisher.check_writer()
+            await self._owner._thinner.check_writer()
             await publisher.publish_index()
             self._meta.doomed.doom_indexes([index_key(*place) for place in stale])
             self._meta.commit()

@@ -10,7 +10,7 @@ import trio
 
 from syncer.backends.base import Backend
 from syncer.blocks.syncing import Durability
-from syncer.errors import UsageError
+from syncer.errors import SyncerError, UsageError
 from syncer.meta.store import MetaStore
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.inventory import needed_by_followers
@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 DELETED_AT_ONCE = 256
 """After so many objects it is made sure again that we are the writer."""
+
+
+class PutDown(SyncerError):
+    """This machine has said that it does not write any more, so another one may: it must not delete either."""
 
 
 class Thinner:
@@ -71,9 +75,15 @@ class Thinner:
             raise UsageError("a machine that follows this one needs the snapshot", hint="try again when it has gone on")
         await self.drop([snapshot])
 
+    async def check_writer(self) -> None:
+        """Make sure that we may delete. Raises: WrongRepository, BackendError; PutDown."""
+        await self._publisher.check_writer()
+        if self._publisher.released:
+            raise PutDown("the repository has been put down meanwhile; the next prune goes on")
+
     async def drop(self, going: Sequence[Snapshot]) -> None:
         """Forget these snapshots, here and on the remote. Raises: BackendError; WrongRepository."""
-        await self._publisher.check_writer()
+        await self.check_writer()
         self._meta.doomed.drop_snapshots([(*one.place, snapshot_key(*one.place)) for one in going])
         await self.delete_doomed("snapshots/")
 
@@ -87,7 +97,7 @@ class Thinner:
             self._meta.commit()
             await self._durability.sync()
             while keys := self._meta.doomed.keys(prefix, DELETED_AT_ONCE):
-                await self._publisher.check_writer()
+                await self.check_writer()
                 await self._delete(keys)
                 self._meta.doomed.deleted(keys)
                 count += len(keys)
