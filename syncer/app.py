@@ -20,7 +20,6 @@ import pyfuse3
 import trio
 
 from syncer import control, mounts, timetravel
-from syncer.backends.base import Backend
 from syncer.backends.open import open_backend
 from syncer.backends.retry import RetryingBackend
 from syncer.blocks.porter import Porter, PorterSettings
@@ -258,6 +257,8 @@ async def _opened(
         read_ahead_bytes=config.read_ahead_bytes,
         compression_level=config.compression_level,
         history_name=config.history_name.encode() or None,
+        keep=config.keep,
+        prune_dead_percent=config.prune_dead_percent,
     )
     async with backend_of(config) as backend:
         meta = MetaStore(data)
@@ -303,7 +304,7 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
     pending_bytes, pending_blocks, oldest = meta.blocks.pending_totals()
     totals = meta.inodes.totals
     unique_bytes, remote_bytes = meta.blocks.content_totals()
-    damaged = meta.damage.numbers()
+    damaged, count = meta.damage.numbers(), meta.blocks.last_count()
     return Status(
         mounted=mountpoint is not None,
         mountpoint=None if mountpoint is None else str(mountpoint),
@@ -329,6 +330,8 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
         replaced_copies=engine.store.cache.replaced,
         damaged_blocks=len(damaged),
         damaged_paths=[os.fsdecode(path) for path in meta.damage.paths(damaged)],
+        history_bytes=count.history_bytes,
+        dead_bytes=count.dead_bytes,
     )
 
 
@@ -366,10 +369,6 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
     _run(flush)
 
 
-LOOKING = ("list", "diff")
-"""Questions to history that change nothing."""
-
-
 def offline_travel(
     data: Path,
     config: Config,
@@ -391,7 +390,7 @@ def offline_travel(
             need_database(data)
         opening = _opened(data, config, publishing=False, read_only=visiting or what == "list", visiting=visiting)
         async with opening as (engine, membership):
-            if membership.read_only_reason and what not in LOOKING:
+            if membership.read_only_reason and not timetravel.only_looks(what, arguments):
                 raise WrongRepository(membership.read_only_reason)
             found = await timetravel.answer(
                 engine, what, arguments, lambda done, total: progress(Progress(done, total)), released=True

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from syncer.disk import write_private
-from syncer.errors import ConfigInvalid
+from syncer.errors import ConfigInvalid, UsageError
+from syncer.snapshots import retention
 from syncer.values import BUDGET_MIN_BYTES, NAME_MAX_BYTES
 
 MOUNT_OPTIONS = (
@@ -44,6 +45,8 @@ class Config:
     log_level: str = "INFO"
     mount_options: tuple[str, ...] = ()
     history_name: str = ".snapshots"
+    keep: str = retention.DEFAULT
+    prune_dead_percent: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,13 @@ def _name(value: object) -> str | None:
     if not isinstance(value, str) or value in (".", "..") or "/" in value or "\0" in value or "\n" in value:
         return None
     return value if len(value.encode("utf-8", "replace")) <= NAME_MAX_BYTES else None
+
+
+def _policy(value: object) -> str | None:
+    try:
+        return value if isinstance(value, str) and retention.parse(value) is not None else None
+    except UsageError:
+        return None
 
 
 def _level(value: object) -> str | None:
@@ -162,6 +172,20 @@ _KEYS = (
         'The name under which each directory of the mount has its past, without listing it; "" for none.',
         _name,
         "a file name in quotes",
+    ),
+    _Key(
+        "keep",
+        "Which snapshots are kept: all that are younger than `last`, and the newest of each hour, day, week and month\n"
+        'for so long. Units are min, h, d, w, mo and y, or forever. Labelled snapshots always stay. "none" keeps them\n'
+        "and the newest alone.",
+        _policy,
+        f'a policy in quotes, like "{retention.DEFAULT}"',
+    ),
+    _Key(
+        "prune_dead_percent",
+        "What part of the remote may be of no use to anybody before it is pruned by itself, in percent; 100 for never.",
+        _whole(1, 100),
+        "a whole number from 1 to 100",
     ),
 )
 _BY_NAME = {key.name: key for key in _KEYS}

@@ -55,6 +55,7 @@ class Status:
     `remote_ok` is None when nothing has been asked of the remote yet; `head` names the newest snapshot.
     `remote_error` says why the last upload failed. `replaced_copies` counts cached copies found bad since the mount.
     `damaged_blocks` have no sound copy that is known of, and `damaged_paths` are the files they are part of.
+    `history_bytes` on the remote are held by snapshots alone, `dead_bytes` by nothing, as of the last count.
     """
 
     mounted: bool
@@ -81,6 +82,8 @@ class Status:
     replaced_copies: int = 0
     damaged_blocks: int = 0
     damaged_paths: list[str] = field(default_factory=list)
+    history_bytes: int = 0
+    dead_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,12 @@ from syncer.fs.pastfile import PastFiles
 from syncer.fs.readahead import Limits
 from syncer.fs.restoring import Restoring
 from syncer.meta.store import MetaStore
+from syncer.snapshots import retention
 from syncer.snapshots.history import History
+from syncer.snapshots.housekeeping import Housekeeper
+from syncer.snapshots.prune import Pruner
 from syncer.snapshots.publisher import Publisher
+from syncer.snapshots.thinning import Thinner
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +62,8 @@ class Settings:
     read_ahead_bytes: int = 24 * 1024 * 1024
     compression_level: int = 1
     history_name: bytes | None = b".snapshots"
+    keep: str = retention.DEFAULT
+    prune_dead_percent: int = 20
 
 
 class Engine:
@@ -116,6 +122,10 @@ class Engine:
             interval_s=settings.snapshot_interval_s,
         )
         self.history = History(self.store, backend, nursery, deadline_s=deadline_s)
+        parts = self.history, self.publisher
+        self.thinner = Thinner(meta, backend, *parts, self.durability)
+        self.pruner = Pruner(self.store, backend, *parts, self.thinner, self.durability)
+        self.housekeeper = Housekeeper(meta, self.publisher, self.thinner, self.pruner, retention.parse(settings.keep))
         files = PastFiles(self.store, self.history, self._limits)
         self.past = HistoryTree(self.history, files, self.file_system.names.inode, self.file_system.names.path)
         self.restoring = Restoring(self.file_system, meta, self.history, self.publisher, pace=self.pace)
@@ -138,11 +148,13 @@ class Engine:
         self.sealer.on_sealed = self.uploader.wake
         self.store.fetcher.on_damage = self.uploader.wake
         self.uploader.on_stored = self.store.budget.changed
-        self.sealer.pace = self.eraser.pace = self.pace
+        self.sealer.pace = self.eraser.pace = self.pruner.pace = self.pace
+        self.pruner.dead_percent = self.settings.prune_dead_percent
         self.publisher.removed = self.eraser.removed
         self.uploader.verify = self.publisher.check_writer
         self.publisher.catch_up = self.checkpoint
         self.publisher.on_refused = self._refused
+        self.publisher.on_published = self.housekeeper.wake
         self.uploader.pressed = lambda: self.store.budget.waiting > 0
 
     def _refused(self) -> None:
@@ -188,13 +200,13 @@ class Engine:
         if self.meta.crashed:
             self.recovered = _recovered(self.meta.replayed, self.sealer.unsealed, erased)
             log.info("%s", self.recovered)
-        tasks = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
+        tasks: list[Callable[[], Awaitable[None]]] = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]
         if self._porter is not None and not self.read_only:
             tasks.append(self._porter.run)
         if publishing and not self.read_only:
-            tasks.append(self.publisher.run)
+            tasks += [self.publisher.run, self.housekeeper.run]
         for task in tasks:
             nursery.start_soon(self._keep_running, task)
 

@@ -1,12 +1,13 @@
-"""What the commands ask of history, answered by an open engine: take a snapshot, compare two states, restore one.
+"""What the commands ask of history, answered by an open engine: take, compare, restore, delete snapshots, and prune.
 
 Questions and answers are JSON: a mount gets and gives them over its control socket, and a command without a mount asks
 an engine of its own the same way. Names are text with the bytes that are no UTF-8 escaped, as in `os.fsdecode`.
 """
 
+import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
 from typing import TypeVar
@@ -23,6 +24,8 @@ from syncer.snapshots.live import LiveTree
 from syncer.snapshots.naming import snapshot_names
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.plan import find_path
+from syncer.snapshots.prune import UNLIMITED, Plan, Step
+from syncer.snapshots.retention import parse
 from syncer.snapshots.selector import NoSuchSnapshot, check_label, select
 from syncer.snapshots.tree import load_root
 from syncer.snapshots.versions import versions
@@ -78,10 +81,27 @@ class RestoreQuestion(msgspec.Struct, frozen=True):
     snapshot_first: bool = True
 
 
+class DeleteQuestion(msgspec.Struct, frozen=True):
+    snapshot: Said
+
+
+class PruneQuestion(msgspec.Struct, frozen=True):
+    """*keep* None: the policy of the settings. *max_repack* None: as much as it takes."""
+
+    keep: str | None = None
+    dry_run: bool = False
+    max_repack: int | None = None
+
+
+def only_looks(what: str, arguments: Mapping[str, object]) -> bool:
+    """Whether the question may be asked where nothing may be written."""
+    return what in ("diff", "list") or (what == "prune" and arguments.get("dry_run") is True)
+
+
 async def answer(
     engine: Engine, what: str, arguments: Mapping[str, object], tell: Tell, *, released: bool = False
 ) -> dict[str, object]:
-    """The answer to the question *what*: `snapshot`, `list`, `diff` or `restore`.
+    """The answer to the question *what*: `snapshot`, `list`, `diff`, `restore`, `delete` or `prune`.
 
     *released* says that nobody will write from here afterwards, in the snapshot that is taken.
 
@@ -92,6 +112,8 @@ async def answer(
         "list": lambda: _list(engine, _read(arguments, ListQuestion)),
         "diff": lambda: _diff(engine, _read(arguments, DiffQuestion)),
         "restore": lambda: _restore(engine, _read(arguments, RestoreQuestion)),
+        "delete": lambda: _delete(engine, _read(arguments, DeleteQuestion), released),
+        "prune": lambda: _prune(engine, _read(arguments, PruneQuestion), tell, released),
     }
     if what not in answers:
         raise SyncerError(f"nothing is known here of {what!r}", hint="is it of another version?")
@@ -295,3 +317,62 @@ async def _restore(engine: Engine, question: RestoreQuestion) -> dict[str, objec
             for step in report.planned
         ],
     }
+
+
+# --- deleting ---------------------------------------------------------------------------------------------------
+
+
+async def _delete(engine: Engine, question: DeleteQuestion, released: bool) -> dict[str, object]:
+    engine.file_system.check_writable()
+    snapshot = await _select(engine, question.snapshot)
+    described = _described(engine, snapshot)
+    async with _claimed(engine, released):
+        await engine.thinner.delete(snapshot)
+    return described
+
+
+async def _prune(engine: Engine, question: PruneQuestion, tell: Tell, released: bool) -> dict[str, object]:
+    policy = engine.housekeeper.policy if question.keep is None else parse(question.keep)
+    most = UNLIMITED if question.max_repack is None else question.max_repack
+    await engine.history.snapshots()
+    names = {f"{one.peer}/{one.seq}": name for name, one in snapshot_names(engine.history.known()).items()}
+
+    def hear(event: Step | Plan) -> None:
+        if isinstance(event, Step):
+            tell(event.done, event.total)
+
+    if question.dry_run:
+        plan = await engine.pruner.prune(policy, hear, dry_run=True, rewrite_max_bytes=most)
+    else:
+        engine.file_system.check_writable()
+        async with _claimed(engine, released):
+            plan = await engine.pruner.prune(policy, hear, rewrite_max_bytes=most)
+    return {
+        **{field: getattr(plan, field) for field in _FIGURES},
+        "items": [
+            {**msgspec.to_builtins(going), "name": os.fsdecode(names.get(going.place, going.place.encode()))}
+            for going in plan.going
+        ],
+    }
+
+
+_FIGURES = (
+    *("kept_snapshots", "remote_bytes", "history_bytes", "dead_bytes", "freed_bytes"),
+    *("deleted_packs", "rewritten_packs", "rewritten_bytes"),
+)
+
+
+@contextlib.asynccontextmanager
+async def _claimed(engine: Engine, release: bool) -> AsyncIterator[None]:
+    """For the with block the remote says that somebody writes: nobody must join while packs are deleted.
+
+    *release* says afterwards that nobody does any more.
+    """
+    if engine.publisher.released:
+        await engine.publisher.publish("manual")
+    try:
+        yield
+    finally:
+        if release:
+            with contextlib.suppress(SyncerError):  # the next one who publishes says so
+                await engine.publisher.publish("unmount", released=True)

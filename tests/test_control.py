@@ -50,7 +50,7 @@ JSON_KEYS = [
     *("mounted", "mountpoint", "remote", "remote_ok", "budget_bytes", "used_bytes", "clean_bytes", "dirty_bytes"),
     *("metadata_bytes", "pending_upload_bytes", "pending_upload_blocks", "oldest_pending_s", "uploaded_bytes"),
     *("fetched_bytes", "files", "directories", "logical_bytes", "unique_bytes", "remote_bytes", "head"),
-    *("remote_error", "replaced_copies", "damaged_blocks", "damaged_paths"),
+    *("remote_error", "replaced_copies", "damaged_blocks", "damaged_paths", "history_bytes", "dead_bytes"),
 ]
 
 

@@ -20,6 +20,7 @@ from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
 from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
 from syncer.blocks.losses import mend_losses
+from syncer.blocks.packwriter import PackWriter
 from syncer.blocks.retired import Retired
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
@@ -40,6 +41,7 @@ class BlockStore:
         self._data = data
         self._background = Background()
         self.retired = Retired(meta)
+        self.packs = PackWriter(meta, backend)
         self.cache = BlockCache(data / "cache", meta, self._background, self.retired)
         self.dirty = DirtyFiles(data / "dirty")
         self._unsynced: dict[BlockId, set[int]] = {}

@@ -14,6 +14,7 @@ import trio
 from syncer.backends.base import Backend
 from syncer.blocks.pack import PACK_BLOCKS
 from syncer.blocks.packer import LocalPacker, MadePack, Packer, Parcel
+from syncer.blocks.packwriter import filler
 from syncer.blocks.porter import Porter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
@@ -50,6 +51,7 @@ class Uploader:
         porter: Porter | None = None,
     ) -> None:
         self._meta = store.meta
+        self.packs = store.packs
         self._local = LocalPacker(store.cache.folder, backend, level)
         self._porter = porter
         self._bulk = 0
@@ -147,9 +149,6 @@ class Uploader:
             pack = await self._on_remote(batch)
             if pack is None:
                 return
-            with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
-                self._meta.blocks.stored(pack.id, pack.size_bytes, CONTENT, pack.locations)
-                await self._sync()
             self._limit = min(self._parallelism, self._limit + 1)
             self.uploaded_bytes += pack.size_bytes
             self.stored_bytes += sum(plain_bytes for _, _, _, plain_bytes in pack.locations)
@@ -173,7 +172,7 @@ class Uploader:
             self.wake()
 
     async def _on_remote(self, batch: list[Block]) -> MadePack | None:
-        """The batch as a pack that the remote has; None when none of it can be read."""
+        """The batch as a pack that the remote has, and of which that is recorded; None when none of it can be read."""
         packer = await self._packer(batch)
         try:
             return await self._carry(batch, packer)
@@ -192,18 +191,25 @@ class Uploader:
 
     async def _carry(self, batch: list[Block], packer: Packer) -> MadePack | None:
         pack = await self._pack(batch, packer)
+        if pack is not None and self._meta.doomed.is_doomed(pack.id):  # its key is about to be deleted
+            pack.drop()
+            pack = await self._pack(batch, packer, filler())
         if pack is None:
             return None
-        try:
-            await pack.put()
-        finally:
-            pack.drop()
+        with self.packs.flying(pack.id):
+            try:
+                await pack.put()
+            finally:
+                pack.drop()
+            with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
+                self._meta.blocks.stored(pack.id, pack.size_bytes, CONTENT, pack.locations)
+                await self._sync()
         return pack
 
-    async def _pack(self, batch: list[Block], packer: Packer) -> MadePack | None:
+    async def _pack(self, batch: list[Block], packer: Packer, *more: Parcel) -> MadePack | None:
         async with self._packers:  # before the rows are read: they take memory too
             parcels = [Parcel(block.id, block.size, self._row(block)) for block in batch]
-            pack, unreadable = await packer.make(parcels)
+            pack, unreadable = await packer.make([*parcels, *more])
         self._set_aside([batch[place] for place in unreadable])
         return pack
 

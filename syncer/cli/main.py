@@ -11,7 +11,10 @@ from typing import NoReturn
 
 import click
 
-COMMANDS = ("mount", "umount", "flush", "status", "check", "recover", "snapshot", "snapshots", "diff", "restore")
+COMMANDS = (
+    *("mount", "umount", "flush", "status", "check", "recover"),
+    *("snapshot", "snapshots", "diff", "restore", "prune"),
+)
 OWN_OPTIONS = ("-h", "--help", "--version")
 
 

@@ -8,22 +8,34 @@ import click
 @click.command("snapshot", short_help="Take a snapshot now.")
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
 @click.option("--label", metavar="NAME", help="Call it NAME, and keep it until it is deleted.")
-def command(target: Path | None, label: str | None) -> None:
+@click.option("--delete", "doomed", metavar="SNAPSHOT", help="Take none; delete this one.")
+def command(target: Path | None, label: str | None, doomed: str | None) -> None:
     """Take a snapshot now, and return when it is on the remote with everything written before.
 
     Name DATA or any path inside the mount; nothing is needed while exactly one mount is running. It works without a
     mount too. A label is up to 100 characters without a slash, and no two snapshots have the same. One with a label is
     taken even when nothing has changed since the last.
 
+    --delete removes a snapshot, named as for `syncer diff`, from history; the newest one stays. What only it needed
+    comes back with the next `syncer prune`.
+
     \b
     Examples:
       syncer snapshot
       syncer snapshot --label before-cleanup
       syncer snapshot data --label 'as delivered'
+      syncer snapshot --delete before-cleanup
     """
     from syncer import mounts
     from syncer.cli.text import printable
-    from syncer.cli.travel import ask
+    from syncer.cli.travel import ask, said
+    from syncer.errors import UsageError
 
+    if doomed is not None:
+        if label is not None:
+            raise UsageError("--label and --delete do not go together", hint="give one of them")
+        gone = ask(mounts.resolve(target), "delete", {"snapshot": said(doomed)})
+        click.echo(printable(f"syncer: deleted snapshot {gone['name']} ({gone['place']}, id {gone['id'][:12]})"))
+        return
     taken = ask(mounts.resolve(target), "snapshot", {"label": label})
     click.echo(printable(f"syncer: snapshot {taken['name']} ({taken['place']}, id {taken['id'][:12]})"))

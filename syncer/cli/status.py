@@ -104,6 +104,7 @@ def rows(status: "Status") -> list[tuple[str, str]]:
         ("files", f"{_count(status.files, 'file')} in {folders}, {size(status.logical_bytes)}"),
         ("stored", f"{size(status.unique_bytes)} after removing duplicates, {size(status.remote_bytes)} on the remote"),
         ("snapshot", status.head or "none yet"),
+        ("history", f"{size(status.history_bytes)} that only snapshots need, {size(status.dead_bytes)} to be pruned"),
         *damaged,
     ]
 

@@ -50,6 +50,20 @@ class CacheTotals:
     pending_files: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What the last count of the remote has shown; all 0 before the first. *at*: the newest snapshot's number then."""
+
+    history_bytes: int
+    dead_bytes: int
+    used_bytes: int
+    unique_bytes: int
+    at: int
+
+
+_COUNT_KEYS = ("history_bytes", "dead_bytes", "counted_used", "counted_unique", "counted_at")
+
+
 class BlockTable(Table):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -159,6 +173,21 @@ class BlockTable(Table):
         """(plain bytes of the blocks the live tree names, sealed bytes the remote holds in all packs known here)."""
         unique_bytes, pack_bytes = self.execute("SELECT unique_bytes, pack_bytes FROM sums").fetchone()
         return int(unique_bytes), int(pack_bytes)
+
+    def kind_of(self, pack_id: PackId) -> int:
+        """Of a pack that is known: the kind of what is in it."""
+        return int(self.execute("SELECT kind FROM packs WHERE id = ?", (pack_id,)).fetchone()[0])
+
+    def counted(self, history_bytes: int, dead_bytes: int, used_bytes: int, unique_bytes: int) -> None:
+        """Remember what a count of the remote has shown: bytes that old snapshots alone hold, that nothing needs, and
+        that the live tree does; and what `content_totals` said then. Not journaled: it is counted again."""
+        at = self.database.state_integer("snapshot_seq")
+        values = (history_bytes, dead_bytes, used_bytes, unique_bytes, at)
+        for key, value in zip(_COUNT_KEYS, values, strict=True):
+            self.database.set_state(key, value)
+
+    def last_count(self) -> Count:
+        return Count(*(self.database.state_integer(key) for key in _COUNT_KEYS))
 
     def newest(self) -> int:
         """The highest block number there is."""
@@ -375,6 +404,18 @@ class BlockTable(Table):
             self._take_out(number, size, cached, True)
             if not refs:
                 self.execute("INSERT OR IGNORE INTO released VALUES (?)", (number,))
+
+    def leave_pack(self, number: int) -> None:
+        """The block is not read from its pack any more, and goes unless something names it.
+
+        Part of a journaled operation.
+        """
+        row = self.execute(
+            "SELECT size, cached FROM blocks WHERE number = ? AND pack IS NOT NULL", (number,)
+        ).fetchone()
+        if row is not None:
+            self._take_out(number, row[0], row[1], True)
+            self.execute("INSERT OR IGNORE INTO released VALUES (?)", (number,))
 
     def _take_out(self, number: int, size: int, cached: int, clean: bool) -> None:
         self.execute("UPDATE blocks SET pack = NULL WHERE number = ?", (number,))

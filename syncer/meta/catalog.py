@@ -87,6 +87,11 @@ class Catalog:
     def close(self) -> None:
         self._connection.close()
 
+    def clear(self) -> None:
+        """Begin anew."""
+        for table in ("packs", "places", "wanted"):
+            self.execute(f"DELETE FROM {table}")
+
     # --- what there is -------------------------------------------------------------------------------------------
 
     def add_pack(self, pack_id: PackId, size: int, kind: int, blocks: Iterable[tuple[BlockId, int, int, int]]) -> None:

@@ -25,6 +25,9 @@ INTEGERS: Mapping[str, str] = {
     "changed_names": "parent generation",
     "trees": "large",
     "changed_extents": "inode begin reach generation",
+    "node_refs": "node block tree",
+    "doomed": "gone",
+    "strays": "seq",
 }
 OPTIONAL: Mapping[str, str] = {"blocks": "pack pack_offset sealed_bytes", "packs": "indexed"}
 BYTES: Mapping[str, str] = {
@@ -42,6 +45,7 @@ IDS: Mapping[str, str] = {
     "snapshots": "root",
     "packs": "id",
     "blocks": "id",
+    "strays": "pack",
 }
 SIGNED = ("atime_ns", "mtime_ns", "ctime_ns", "source")
 REACH_MAX = FILE_END_MAX // 4
@@ -65,7 +69,10 @@ def _tests() -> list[tuple[str, str, str, str]]:
 
 
 _NUMBERED = "rowid <= 0 OR rowid > {}".format
-_KEYS = ("symlinks", "contents", "block_data", "blocks", "packs", "settling", "released", "changed", "trees")
+_KEYS = (
+    *("symlinks", "contents", "block_data", "blocks", "packs", "settling", "released", "changed", "trees"),
+    "read_nodes",
+)
 
 
 def column_findings(connection: sqlite3.Connection) -> list[Finding]:

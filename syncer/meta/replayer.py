@@ -19,9 +19,9 @@ Record = tuple[int, Sequence[Any]]
 """(operation, arguments)."""
 
 _CREATE_ROOT, _STORED, _TAKE_SEQ, _MARK = 11, 30, 60, 62
-_PASSED_OVER = frozenset({32, 33, 61, _MARK, 71, 72, 90})
-"""What is cached here, and whether it is sound, is found out by looking; what indexes list has been read from them, and
-which snapshot this is about is known."""
+_PASSED_OVER = frozenset({32, 33, 61, _MARK, 71, 72, 90, *range(100, 107)})
+"""What is cached here, and whether it is sound, is found out by looking; what indexes list has been read from them,
+also after a prune, and which snapshot this is about is known."""
 AT_ONCE = 256
 
 

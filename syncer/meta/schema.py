@@ -6,9 +6,30 @@ hash. A *source* says where the bytes of an extent are: n > 0 is the block numbe
 
 import sqlite3
 
-VERSION = 3
+VERSION = 4
 
-STATEMENTS = """
+_HISTORY = """
+-- What the nodes of trees name, by the numbers of blocks. tree: 1 a node, 0 a block of files. What a node names never
+-- changes; what is lost here is read from the node again.
+CREATE TABLE node_refs(
+    node INTEGER, block INTEGER, tree INTEGER NOT NULL, PRIMARY KEY(node, block)) WITHOUT ROWID;
+-- Nodes of which all that they name is in node_refs.
+CREATE TABLE read_nodes(node INTEGER PRIMARY KEY);
+CREATE TRIGGER nodes_removed AFTER DELETE ON blocks BEGIN
+    DELETE FROM node_refs WHERE node = old.number;
+    DELETE FROM read_nodes WHERE node = old.number;
+END;
+-- Objects that are to be deleted from the remote; nothing here relies on them any more. pack: the id of a pack.
+-- gone: 1 once that is done. The ids of deleted packs stay until the next prune: no pack may be put under such a key.
+CREATE TABLE doomed(key TEXT PRIMARY KEY, pack BLOB, gone INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX doomed_pack ON doomed(pack) WHERE pack IS NOT NULL;
+-- Packs on the remote that nothing knows. seq: the number of the snapshot that came next when each was first seen.
+CREATE TABLE strays(pack BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+"""
+"""New in version 4."""
+
+STATEMENTS = (
+    """
 -- Single values: journal position, counters, totals, the repository and peer this DATA belongs to.
 CREATE TABLE state(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
@@ -123,6 +144,8 @@ CREATE TABLE snapshots(
     peer INTEGER, seq INTEGER, root BLOB NOT NULL, time_ns INTEGER NOT NULL, record BLOB NOT NULL,
     PRIMARY KEY(peer, seq)) WITHOUT ROWID;
 """
+    + _HISTORY
+)
 
 
 _STEPS = {
@@ -130,6 +153,7 @@ _STEPS = {
         "CREATE TABLE cuts(inode INTEGER PRIMARY KEY, start INTEGER NOT NULL)",
         "CREATE TABLE IF NOT EXISTS damaged(number INTEGER PRIMARY KEY)",
     ),
+    3: tuple(f"CREATE {text}" for text in _HISTORY.partition("CREATE ")[2].split("\nCREATE ")),
 }
 """What makes the next version of each one that is still opened."""
 

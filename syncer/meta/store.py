@@ -11,9 +11,11 @@ from syncer.errors import LocalDamage
 from syncer.meta.blocktable import BlockTable
 from syncer.meta.damage import DamageTable
 from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database, recover_command
+from syncer.meta.doomtable import DoomTable
 from syncer.meta.extents import ExtentTable
 from syncer.meta.inodes import InodeTable
 from syncer.meta.namespace import NamespaceTable
+from syncer.meta.nodetable import NodeTable
 from syncer.meta.overlays import OverlayTable
 from syncer.meta.snapshottable import SnapshotTable
 from syncer.values import PEER_SHIFT, ROOT_INODE, InodeNumber, PeerId
@@ -39,6 +41,8 @@ class MetaStore:
         self.extents = self.database.add(ExtentTable(self.database, self.inodes, self.blocks, self.overlays))
         self.snapshots = self.database.add(SnapshotTable(self.database, self.inodes, self.names))
         self.damage = self.database.add(DamageTable(self.database, self.inodes, self.names, self.blocks))
+        self.nodes = self.database.add(NodeTable(self.database))
+        self.doomed = self.database.add(DoomTable(self.database, self.blocks, self.snapshots))
         self.crashed = bool(self.database.state_integer("open"))
         """Whether the last run did not end cleanly."""
         self.replayed = self.database.recover()

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import trio
+from blake3 import blake3
 
 from syncer.backends.base import Backend
 from syncer.blocks.codec import open_sealed
@@ -33,14 +34,29 @@ ENTRIES_AT_ONCE = 2000
 DIRECTORY = 0o040000
 
 
+INDEXES = "indexes"
+"""Key of the state: which index objects what is known here was learned from."""
+
+
+async def listed_indexes(backend: Backend) -> list[str]:
+    """The keys of all index objects, in their order. Raises: BackendError."""
+    return sorted([info.key async for info in backend.list("index/") if parse_seq_key(info.key) is not None])
+
+
+def digest_of(keys: Sequence[str]) -> bytes:
+    """What tells one list of index objects from another."""
+    return blake3("\n".join(keys).encode()).digest()
+
+
 async def learn_packs(meta: MetaStore, backend: Backend) -> None:
     """Read every index object on the remote.
 
     Raises: BackendError, ObjectCorrupt among them.
     """
     importer = Importer(meta.database)
-    keys = [info.key async for info in backend.list("index/") if parse_seq_key(info.key) is not None]
-    for key in sorted(keys):
+    keys = await listed_indexes(backend)
+    meta.database.set_state(INDEXES, digest_of(keys))
+    for key in keys:
         record = await read_record(backend, key, IndexRecord)
         if (record.peer, record.seq) != parse_seq_key(key):
             raise ObjectCorrupt(f"{key} is another index")

@@ -1,7 +1,8 @@
 """Checks a remote: every snapshot, every node of its trees, every block they and the live tree name, every byte.
 
 Reads in an order in which nothing that is published meanwhile can look missing: snapshots, indexes, what DATA knows,
-and the list of packs last. Runs in the process of the command; what it needs to remember is in a Catalog on the disk.
+and the list of packs last. What is pruned meanwhile may look missing, so it begins anew then. Runs in the process of
+the command; what it needs to remember is in a Catalog on the disk.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,9 @@ from syncer.values import TREE, BlockId, PackId
 PARALLEL = 4
 """Packs on their way at once, at most: each takes twice its size of memory."""
 AT_ONCE = 256
+TRIES = 5
+"""So often it begins anew because the remote is being pruned; then it says what it sees."""
+_PRUNED = ("snapshots/", "index/")
 _R = TypeVar("_R", PeerRecord, IndexRecord, SnapshotRecord)
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, and how many bytes of how many are."""
@@ -81,6 +85,8 @@ class RemoteCheck:
         self._reader = reader
         self._progress = progress
         self._records: list[Finding] = []
+        self._seen: set[str] = set()
+        """Snapshots and indexes that were listed; the writer deletes some when it prunes."""
         self._width = max(1, min(PARALLEL, backend.parallelism))
 
     async def run(self, notes: Verified | None, percent: float) -> RemoteResult:
@@ -90,7 +96,20 @@ class RemoteCheck:
             WrongRepository: it is another one than DATA's.
             BackendError: the remote cannot be asked.
         """
+        for _ in range(TRIES):
+            self._records.clear()
+            self._catalog.clear()
+            await self._look(notes, percent)
+            if self._seen <= {key for prefix in _PRUNED for key in await self._listed(prefix)}:
+                break
+        return self.conclude(self._reader)
+
+    async def _listed(self, prefix: str) -> list[str]:
+        return sorted([info.key async for info in self._backend.list(prefix) if parse_seq_key(info.key)])
+
+    async def _look(self, notes: Verified | None, percent: float) -> None:
         await self._identity()
+        self._seen.clear()
         await self._snapshots()
         await self._indexes()
         self._catalog.add_local(self._reader.uri)
@@ -101,7 +120,6 @@ class RemoteCheck:
         await self._trees()
         if notes is not None:
             await self._bytes(notes, percent)
-        return self.conclude(self._reader)
 
     def _note(self, code: str, key: str, text: str) -> None:
         self._records.append(Finding(code, text, name=key.encode()))
@@ -135,7 +153,9 @@ class RemoteCheck:
 
     async def _snapshots(self) -> None:
         known = {snapshot_key(peer, seq): root for peer, seq, root, _ in self._reader.snapshots()}
-        keys = sorted([info.key async for info in self._backend.list("snapshots/") if parse_seq_key(info.key)])
+        keys = await self._listed("snapshots/")
+        self._seen.update(keys)
+        still = {snapshot_key(peer, seq) for peer, seq, _, _ in self._reader.snapshots()}
         for key in keys:
             record = await self._record("snapshot-damaged", key, SnapshotRecord)
             if record is None:
@@ -145,11 +165,12 @@ class RemoteCheck:
                 continue
             name = f"{record.peer}/{record.seq}".encode()
             self._catalog.want([Want(record.root, ROOT, name=name)], None)
-        for key in sorted(set(known) - set(keys)):
+        for key in sorted((set(known) & still) - set(keys)):
             self._note("snapshot-missing", key, "the snapshot is not on the remote any more")
 
     async def _indexes(self) -> None:
-        keys = sorted([info.key async for info in self._backend.list("index/") if parse_seq_key(info.key)])
+        keys = await self._listed("index/")
+        self._seen.update(keys)
         for key in keys:
             record = await self._record("index-damaged", key, IndexRecord)
             if record is None:
@@ -201,16 +222,16 @@ class RemoteCheck:
         done = 0
         send, receive = trio.open_memory_channel[tuple[int, PackId, int]](0)
 
-        async def work() -> None:
+        async def work(mine: trio.MemoryReceiveChannel[tuple[int, PackId, int]]) -> None:
             nonlocal done
-            async for number, pack_id, size in channel.clone():
+            async for number, pack_id, size in mine:
                 await self._verify(number, pack_id, size, notes)
                 done += size
                 self._progress("packs", done, total)
 
         async with trio.open_nursery() as nursery, receive as channel:
             for _ in range(self._width):
-                nursery.start_soon(work)
+                nursery.start_soon(work, channel.clone())
             async with send:
                 for pack in self._chosen(notes, percent):
                     await send.send(pack)

@@ -413,8 +413,8 @@ class History:
             self._indexed_at = trio.current_time()
 
     async def _learn_pack(self, pack: PackListing, seq: int) -> None:
-        if self._meta.blocks.knows_pack(PackId(pack.id)):
-            return
+        if self._meta.blocks.knows_pack(PackId(pack.id)) or self._meta.doomed.is_doomed(PackId(pack.id)):
+            return  # what a prune is about to delete must not be relied on again
         await self._store.budget.reserve(ROW_BYTES * len(pack.blocks), self._deadline_s, rows=True)
         blocks = [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks]
         self._meta.blocks.listed(PackId(pack.id), pack.size, pack.kind, seq, blocks)

@@ -24,7 +24,7 @@ class LiveTree(Planter):
     def __init__(self, meta: MetaStore) -> None:
         """ATOMIC: what is recorded so far is committed, and is what this shows."""
         meta.commit()
-        super().__init__(TreeReader(meta.database), meta.inodes.generation, lambda pack: None)
+        super().__init__(TreeReader(meta.database), meta.inodes.generation, lambda pack, named: None)
         self._here: dict[TreeId, bytes] = {}
 
     def __enter__(self) -> Self:

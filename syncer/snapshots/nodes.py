@@ -4,7 +4,7 @@ A node is a msgpack array [kind, version, fields in their order], stored and nam
 by a TreeId was emitted before it. Pure functions, safe in any thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -143,6 +143,41 @@ class Root(msgspec.Struct, array_like=True, frozen=True, tag="ro", forbid_unknow
 Node = DirectoryLeaf | DirectoryBranch | ExtentLeaf | ExtentBranch | XattrNode | Root
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Node] = msgspec.msgpack.Decoder(Node)
+
+
+def named_by(node: Node) -> Iterator[tuple[bytes, bool]]:
+    """(id, whether it is a node's) of each block and node that the node names, some more than once."""
+    match node:
+        case Root():
+            yield from _named_by_entry(node.entry)
+        case DirectoryLeaf():
+            for entry in node.entries:
+                yield from _named_by_entry(entry)
+        case DirectoryBranch() | ExtentBranch():
+            for child in node.children:
+                yield child.tree, True
+        case ExtentLeaf():
+            for extent in node.extents:
+                yield extent.block, False
+        case XattrNode():
+            if node.rest is not None:
+                yield node.rest, True
+
+
+def names_in(data: bytes | memoryview) -> dict[bytes, bool]:
+    """What `named_by` gives of an encoded node; what is named both ways counts as a node. Raises: ObjectCorrupt."""
+    found: dict[bytes, bool] = {}
+    for block_id, is_node in named_by(decode_node(data)):
+        found[block_id] = is_node or found.get(block_id, False)
+    return found
+
+
+def _named_by_entry(entry: Entry) -> Iterator[tuple[bytes, bool]]:
+    for extent in entry.extents:
+        yield extent.block, False
+    for tree in (entry.tree, entry.xattr_tree):
+        if tree is not None:
+            yield tree, True
 
 
 def node_id(data: bytes) -> TreeId:

@@ -4,7 +4,7 @@ Runs in one thread, on a TreeReader's connection. Nodes the remote does not have
 pack, so that few are in memory; extents are read one by one where they are many, and only where they changed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from stat import S_ISDIR
 
@@ -13,7 +13,7 @@ from syncer.blocks.pack import Pack, PackBuilder
 from syncer.meta.snapshottable import DirectoryTree
 from syncer.meta.treereader import TreeReader, TreeRow
 from syncer.snapshots.extenttree import build_extents, update_extents
-from syncer.snapshots.nodes import EXTENTS_INLINE, Entry, Extent
+from syncer.snapshots.nodes import EXTENTS_INLINE, Entry, Extent, names_in
 from syncer.snapshots.tree import build_directory, build_root, update_directory
 from syncer.values import FILE_END_MAX, ROOT_INODE, TREE, BlockId, TreeId
 
@@ -45,13 +45,18 @@ class GaveWay(Exception):
     """The building was ended, because what it reads from must not be held any longer."""
 
 
+Names = Mapping[TreeId, Mapping[bytes, bool]]
+"""What each of some nodes names: ids, and whether each is a node's."""
+
+
 class Planter:
-    def __init__(self, reader: TreeReader, generation: int, store: Callable[[Pack], None]) -> None:
-        """*store* puts a pack on the remote and returns when it is there."""
+    def __init__(self, reader: TreeReader, generation: int, store: Callable[[Pack, Names], None]) -> None:
+        """*store* puts a pack, whose nodes name what it is told, on the remote and returns when it is there."""
         self.reader = reader
         self._generation = generation
         self._store = store
         self._builder = PackBuilder(TREE)
+        self._named: dict[TreeId, dict[bytes, bool]] = {}
         self._emitted: set[TreeId] = set()
         self._trees: dict[int, DirectoryTree] = {}
         self._extents: dict[int, TreeId | None] = {}
@@ -70,7 +75,7 @@ class Planter:
         root = self._entry(self.reader.root(), self._trees[ROOT_INODE].id)
         root_id = build_root(root, self._emit)
         if len(self._builder):
-            self._store(self._builder.finish())
+            self._store_pack()
         files, directories, logical_bytes, unique_bytes = self.reader.totals()
         return Planted(
             *(root_id, files, directories, logical_bytes, unique_bytes, self._trees, self._extents, self._nodes)
@@ -81,8 +86,13 @@ class Planter:
             return
         self._emitted.add(tree)
         self._builder.add(BlockId(tree), seal(data), len(data))
+        self._named[tree] = names_in(data)
         if self._builder.is_full:
-            self._store(self._builder.finish())
+            self._store_pack()
+
+    def _store_pack(self) -> None:
+        named, self._named = self._named, {}
+        self._store(self._builder.finish(), named)
 
     def _emit_kept(self, tree: TreeId, data: bytes) -> None:
         self._emit(tree, data)

@@ -15,8 +15,8 @@ from typing import TypeVar
 import trio
 
 from syncer.backends.base import Backend
-from syncer.backends.confirmed import put_read_back, put_seen
-from syncer.blocks.pack import Pack, pack_key
+from syncer.backends.confirmed import put_read_back
+from syncer.blocks.pack import Pack
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.syncing import Durability
 from syncer.blocks.uploader import Uploader
@@ -31,7 +31,7 @@ from syncer.errors import (
 from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
 from syncer.snapshots.live import LiveTree
-from syncer.snapshots.planter import GaveWay, Planted, Planter
+from syncer.snapshots.planter import GaveWay, Names, Planted, Planter
 from syncer.snapshots.records import (
     VERSION,
     IndexRecord,
@@ -42,6 +42,7 @@ from syncer.snapshots.records import (
     index_key,
     snapshot_key,
 )
+from syncer.snapshots.references import note_names
 from syncer.snapshots.repository import check_writer
 from syncer.values import TREE, BlockId, TreeId
 
@@ -85,7 +86,8 @@ class Publisher:
         self._sealer = sealer
         self._uploader = uploader
         self._interval_s = interval_s
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+        """Held by a publication, and by whoever must have none come in between."""
         self.host = socket.gethostname()
         self.give_way: Callable[[], None] = lambda: None
         """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
@@ -93,6 +95,8 @@ class Publisher:
         """Awaited after that: returns when the WAL has started over."""
         self.removed: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited before: returns when no file has extents left that were cut off."""
+        self.on_published: Callable[[], None] = lambda: None
+        """Called when there is a new snapshot."""
         self.on_refused: Callable[[], None] = lambda: None
         """Called when another machine writes by now: nothing more may change here."""
         head = meta.snapshots.head()
@@ -142,7 +146,7 @@ class Publisher:
             LocalDamage: bytes that it should hold cannot be read here.
         """
         wish = _Wish(reason, label, released)
-        async with self._turn:
+        async with self.turn:
             check()
             self._uploader.hurry += 1
             try:
@@ -164,7 +168,7 @@ class Publisher:
             with LiveTree(self._meta) as live:
                 return await self._in_thread(live, lambda: question(live))
 
-        async with self._turn:
+        async with self.turn:
             return await self._again_while_it_gives_way(ask)
 
     async def _again_while_it_gives_way(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -210,12 +214,13 @@ class Publisher:
             reader.close()
         await self._content_stored(newest, progress)
         await self.check_writer()
-        await self._publish_index()
+        await self.publish_index()
         await self._publish_snapshot(wish, planted, time_ns)
         self._meta.snapshots.published(generation, planted.trees, planted.extents)
         self._meta.database.set_state("marked_position", marked)
         self._keep_nodes(planted)
         self.released = wish.released
+        self.on_published()
 
     async def _in_thread(self, planter: Planter, function: Callable[[], T]) -> T:
         """What *function* returns, which works with the *planter*. Raises: GaveWay."""
@@ -239,17 +244,19 @@ class Publisher:
             return False
         return not self._meta.snapshots.has_changes()
 
-    def _store_from_thread(self, pack: Pack) -> None:
+    def _store_from_thread(self, pack: Pack, named: Names) -> None:
         """Upload a pack of tree nodes; the building thread waits for it, so few are in memory at once.
 
         Without a token of its own the call is cancelled with the publication.
         """
-        trio.from_thread.run(self._store_trees, pack)
+        trio.from_thread.run(self._store_trees, pack, named)
 
-    async def _store_trees(self, pack: Pack) -> None:
-        await put_seen(self._backend, pack_key(pack.id), pack.data)
-        self._meta.blocks.stored(pack.id, len(pack.data), TREE, pack.locations())
+    async def _store_trees(self, pack: Pack, named: Names) -> None:
+        async with self._uploader.packs.put(pack) as pack:
+            self._meta.blocks.stored(pack.id, len(pack.data), TREE, pack.locations())
         self._uploader.uploaded_bytes += len(pack.data)
+        for tree, names in named.items():
+            await note_names(self._meta, tree, names)
 
     async def _content_stored(self, newest: int, progress: Progress) -> None:
         """Wait until the remote has every block up to number *newest*."""
@@ -285,8 +292,8 @@ class Publisher:
             if block is not None and not block.cached:
                 self._meta.blocks.keep_row(block, data)
 
-    async def _publish_index(self) -> None:
-        """List the packs that no index lists yet."""
+    async def publish_index(self) -> None:
+        """List the packs that no index lists yet; the caller holds the turn. Raises: BackendError, WrongRepository."""
         while packs := self._meta.blocks.unindexed_packs(INDEX_ENTRIES):
             seq = self._meta.snapshots.next_seq("index")
             self._meta.snapshots.take_seq("index", seq)

@@ -101,15 +101,24 @@ class SnapshotRecord(msgspec.Struct, array_like=True, frozen=True, tag="snapshot
     reason: str
 
 
+class FollowerRecord(msgspec.Struct, array_like=True, frozen=True, tag="follower"):
+    """The snapshot (peer, seq) that a machine which only reads needs, until it says otherwise."""
+
+    version: int
+    peer: _Peer
+    seq: _Count
+
+
 _MAGIC: Mapping[type[msgspec.Struct], bytes] = {
     PeerRecord: b"syncpe01",
     IndexRecord: b"syncix01",
     SnapshotRecord: b"syncsn01",
+    FollowerRecord: b"syncfo01",
 }
 _HEAD_BYTES = 8 + 32
 
 
-def encode(record: PeerRecord | IndexRecord | SnapshotRecord) -> bytes:
+def encode(record: PeerRecord | IndexRecord | SnapshotRecord | FollowerRecord) -> bytes:
     body = msgspec.msgpack.encode(record)
     return _MAGIC[type(record)] + blake3(body).digest() + body
 
@@ -173,6 +182,10 @@ def snapshot_key(peer: int, seq: int) -> str:
     return f"snapshots/{peer:06x}/{seq:0{SEQ_DIGITS}d}"
 
 
+def follower_key(machine: bytes, seq: int) -> str:
+    return f"followers/{machine.hex()}/{seq:0{SEQ_DIGITS}d}"
+
+
 def parse_peer_key(key: str) -> PeerId | None:
     """The peer a key under `peers/` is of; None for a key that is no such."""
     head, _, text = key.partition("/")
@@ -182,10 +195,23 @@ def parse_peer_key(key: str) -> PeerId | None:
 def parse_seq_key(key: str) -> tuple[PeerId, int] | None:
     """(peer, seq) of a key under `index/` or `snapshots/`; None for a key that is no such."""
     parts = key.split("/")
-    if len(parts) != 3 or parts[0] not in ("index", "snapshots") or len(parts[2]) != SEQ_DIGITS:
+    if len(parts) != 3 or parts[0] not in ("index", "snapshots"):
         return None
-    peer = _peer(parts[1])
-    return None if peer is None or not parts[2].isdecimal() or not parts[2].isascii() else (peer, int(parts[2]))
+    peer, seq = _peer(parts[1]), _seq(parts[2])
+    return None if peer is None or seq is None else (peer, seq)
+
+
+def parse_follower_key(key: str) -> tuple[bytes, int] | None:
+    """(machine, seq) of a key under `followers/`; None for a key that is no such."""
+    parts = key.split("/")
+    if len(parts) != 3 or parts[0] != "followers" or not re.fullmatch(f"[0-9a-f]{{{2 * MACHINE_BYTES}}}", parts[1]):
+        return None
+    seq = _seq(parts[2])
+    return None if seq is None else (bytes.fromhex(parts[1]), seq)
+
+
+def _seq(text: str) -> int | None:
+    return int(text) if re.fullmatch(f"[0-9]{{{SEQ_DIGITS}}}", text) else None
 
 
 def _peer(text: str) -> PeerId | None:

@@ -17,7 +17,7 @@ from syncer.backends.base import Backend, ObjectInfo
 from syncer.backends.confirmed import put_read_back
 from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
-from syncer.snapshots.build import build_tree, learn_packs, newest_snapshots
+from syncer.snapshots.build import INDEXES, build_tree, digest_of, learn_packs, listed_indexes, newest_snapshots
 from syncer.snapshots.reading import read_format, read_record
 from syncer.snapshots.records import (
     FORMAT_KEY,
@@ -219,6 +219,7 @@ async def _join_existing(meta: MetaStore, backend: Backend, peers: list[PeerReco
     if wish.read_only:
         return Membership(None)
     if writer is not None and writer.machine == meta.database.state_bytes("machine"):
+        await _check_indexes(meta, backend)
         meta.become(PeerId(writer.peer))  # we joined, and were stopped before we could note it
         meta.commit()
         return Membership(None)
@@ -231,18 +232,40 @@ async def _join_existing(meta: MetaStore, backend: Backend, peers: list[PeerReco
 async def _build(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) -> None:
     """Fill *meta* from the snapshot, unless it shows that one already."""
     head = meta.snapshots.head()
-    if meta.snapshots.is_built() and head is not None and (head.peer, head.seq) == (snapshot.peer, snapshot.seq):
+    same = head is not None and (head.peer, head.seq) == (snapshot.peer, snapshot.seq)
+    if same and meta.snapshots.is_built() and await _are_indexes_known(meta, backend):
         return
-    repository = meta.database.state_bytes("repository")
+    kept = {key: meta.database.state_bytes(key) for key in ("repository", "machine")}
     meta.wipe()  # of an older view, or a build that was interrupted
-    if repository is not None:
-        meta.database.set_state("repository", repository)
+    for key, value in kept.items():
+        if value is not None:
+            meta.database.set_state(key, value)
     await learn_packs(meta, backend)
     await build_tree(meta, backend, snapshot)
     place = PeerId(snapshot.peer), snapshot.seq
     meta.snapshots.learn(*place, TreeId(snapshot.root), snapshot.time_ns, encode(snapshot))
     meta.snapshots.built()
     log.info("built from snapshot %d/%d of %s", *place, snapshot.host)
+
+
+async def _are_indexes_known(meta: MetaStore, backend: Backend) -> bool:
+    """Whether the remote has just the index objects that what is known here was learned from."""
+    known = meta.database.state_bytes(INDEXES)
+    return known is None or digest_of(await listed_indexes(backend)) == known
+
+
+async def _check_indexes(meta: MetaStore, backend: Backend) -> None:
+    """Right after we have become the writer: what we know of packs must still be so.
+
+    The writer before may have deleted packs until just then. It looks who writes once the last index that lists them is
+    gone, and before it deletes them; so if the indexes are those that were read, all packs they list stay.
+
+    Raises: RemoteUnreachable: they are others; the next try begins with those.
+    """
+    if not await _are_indexes_known(meta, backend):
+        meta.database.set_state("built", 0)
+        meta.commit()
+        raise RemoteUnreachable(f"{backend.name} was changed at the same moment", hint="try again")
 
 
 def _is_released(writer: PeerRecord, snapshot: SnapshotRecord | None) -> bool:
@@ -304,5 +327,6 @@ async def _become_peer(
     await backend.put(peer_key(peer), encode(record))
     if (await read_record(backend, peer_key(peer), PeerRecord)).machine != machine:
         raise WrongRepository("another machine joined the repository at the same moment", hint="try again")
+    await _check_indexes(meta, backend)
     meta.become(peer)
     meta.commit()

@@ -47,6 +47,7 @@ class Verified:
 
     def add(self, pack_id: bytes) -> None:
         """The pack was read, and every byte is right."""
+        self.ids.add(pack_id)
         os.write(self._descriptor, _RECORD.pack(pack_id, zlib.crc32(pack_id)))
 
     def chooses(self, pack_id: bytes, percent: float) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
 from tests.support.collection import Manifest, build, copy, differences, manifest
+from tests.support.long_form import LONG
 from tests.support.mount import Mount, forget_pages
 from tests.support.mounted import wait_until
 

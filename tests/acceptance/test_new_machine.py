@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import LONG, MakeRemote
+from tests.acceptance.conftest import MakeRemote
+from tests.support.long_form import LONG
 from tests.support.mount import Mount
 
 pytestmark = pytest.mark.slow

@@ -30,6 +30,7 @@ from syncer.snapshots.nodes import (
     encode_node,
 )
 from syncer.snapshots.records import (
+    FollowerRecord,
     Format,
     IndexRecord,
     PackListing,
@@ -91,7 +92,7 @@ LISTED = (
     PackListing(some_id("pack"), 1200, CONTENT, ((some_id("one"), 0, 305, 300), (some_id("two"), 305, 40, 4000))),
     PackListing(some_id("trees"), 90, TREE, ()),
 )
-RECORDS: dict[str, PeerRecord | IndexRecord | SnapshotRecord] = {
+RECORDS: dict[str, PeerRecord | IndexRecord | SnapshotRecord | FollowerRecord] = {
     "peer-first": PeerRecord(1, 1, some_id("machine")[:16], "laptop", TIME_NS, (), False),
     "peer": PeerRecord(1, 2, some_id("other")[:16], "bücher", TIME_NS, ((1, 12),), True),
     "index": IndexRecord(1, 1, 3, LISTED),
@@ -102,6 +103,7 @@ RECORDS: dict[str, PeerRecord | IndexRecord | SnapshotRecord] = {
         *(1, 2, 7, some_id("root"), ((1, 12),), TIME_NS, "bücher", 5, 2, 2**42, 2**41, 2**41 + 99, None, True),
         "unmount",
     ),
+    "follower": FollowerRecord(1, 2, 7),
 }
 FORMAT = Format(1, some_id("repository")[:16].hex(), TIME_NS)
 

@@ -1,7 +1,9 @@
 """Commits, and what is left when one fails: the journal makes whole again what SQLite lost."""
 
+import contextlib
 import errno
 import shutil
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,3 +190,22 @@ def test_triggers_work_in_the_run_that_makes_a_database_as_in_later_ones(tmp_pat
         meta = MetaStore(data)
         assert meta.database.connection.execute("PRAGMA recursive_triggers").fetchone() == (0,)
         meta.close()
+
+
+def test_a_database_of_the_version_before_is_brought_up(tmp_path: Path) -> None:
+    """Its tables end up as those of a new one, and what was in it stays."""
+    (tmp_path / "journal").mkdir()
+    meta = MetaStore(tmp_path)
+    meta.ensure_root(0, 0)
+    wanted = sorted(meta.database.connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
+    meta.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "meta.db", isolation_level=None)) as old:
+        old.execute("DROP TRIGGER nodes_removed")
+        for table in ("node_refs", "read_nodes", "doomed", "strays"):
+            old.execute(f"DROP TABLE {table}")
+        old.execute("UPDATE state SET value = 3 WHERE key = 'schema'")
+    meta = MetaStore(tmp_path)
+    found = sorted(meta.database.connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
+    assert [name for name, _ in found] == [name for name, _ in wanted]
+    assert meta.names.is_empty(ROOT_INODE)
+    meta.close()

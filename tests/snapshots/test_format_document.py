@@ -39,6 +39,7 @@ def section(title: str) -> str:
         ("Index", records.IndexRecord),
         ("Pack listing", records.PackListing),
         ("Snapshot", records.SnapshotRecord),
+        ("Follower", records.FollowerRecord),
         ("Entry", Entry),
         ("Extent", Extent),
     ],
@@ -49,7 +50,12 @@ def test_every_field_stands_in_its_place(title: str, struct: type[msgspec.Struct
 
 @pytest.mark.parametrize(
     ("title", "struct"),
-    [("Peer", records.PeerRecord), ("Index", records.IndexRecord), ("Snapshot", records.SnapshotRecord)],
+    [
+        ("Peer", records.PeerRecord),
+        ("Index", records.IndexRecord),
+        ("Snapshot", records.SnapshotRecord),
+        ("Follower", records.FollowerRecord),
+    ],
 )
 def test_magics_and_tags(title: str, struct: type[msgspec.Struct]) -> None:
     magic = records._MAGIC[struct].decode()

@@ -91,7 +91,7 @@ def from_scratch(copy: Path) -> TreeId:
     execute("INSERT INTO changed SELECT inode, 0 FROM inodes")
     database.connection.close()
     reader = TreeReader(database)
-    root = Planter(reader, 0, lambda pack: None).plant().root
+    root = Planter(reader, 0, lambda pack, named: None).plant().root
     reader.close()
     return root
 
@@ -185,7 +185,7 @@ async def test_building_a_large_tree_takes_the_memory_of_a_few_nodes(tmp_path: P
         reader = TreeReader(peer.meta.database)
         tracemalloc.start()
         try:
-            Planter(reader, generation, lambda pack: None).plant()
+            Planter(reader, generation, lambda pack, named: None).plant()
             assert tracemalloc.get_traced_memory()[1] < 10_000_000, "a pack that is not full yet, and little else"
         finally:
             tracemalloc.stop()

@@ -313,5 +313,45 @@ class Moves:
         self._meta.snapshots.take_seq("snapshot", seq)
         self._meta.snapshots.learn(PeerId(1), seq, TreeId(identity(f"root {seq}")), self._now, b"record")
 
+    # --- pruning -------------------------------------------------------------------------------------------------
+
+    def drop_snapshots(self, a: int, b: int) -> None:
+        head = self._meta.snapshots.head()
+        places = [place for place in self._meta.snapshots.places() if head is None or place != (head.peer, head.seq)]
+        if places:
+            peer, seq = places[a % len(places)]
+            self._meta.doomed.drop_snapshots([(peer, seq, f"snapshots/{peer}/{seq}")])
+
+    def moved(self, a: int, b: int) -> None:
+        """Some blocks of a pack into a new one."""
+        packs = self._rows("SELECT number, id FROM packs")
+        if packs:
+            number, source = packs[a % len(packs)]
+            rows = self._rows(f"SELECT id FROM blocks WHERE pack = {number} ORDER BY number LIMIT {1 + b % 3}")
+            entries = [(BlockId(row[0]), 5 * at, 10, PackId(source)) for at, row in enumerate(rows)]
+            self._meta.doomed.moved(PackId(identity(f"moved {self._now}")), 100, CONTENT, entries)
+
+    def forget_blocks(self, a: int, b: int) -> None:
+        rows = self._rows("SELECT number FROM blocks WHERE refs = 0 AND pack > 0 ORDER BY number")
+        if rows:
+            self._meta.doomed.forget_blocks([rows[a % len(rows)][0]])
+
+    def doom_packs(self, a: int, b: int) -> None:
+        packs = self._rows("SELECT id FROM packs p WHERE NOT EXISTS (SELECT 1 FROM blocks WHERE pack = p.number)")
+        if packs:
+            pack = PackId(packs[a % len(packs)][0])
+            self._meta.doomed.doom_packs([(f"packs/{pack.hex()}", pack)])
+
+    def list_again(self, a: int, b: int) -> None:
+        packs = self._rows("SELECT id FROM packs WHERE indexed > 0")
+        self._meta.doomed.list_again([PackId(row[0]) for row in packs[: b % 3]])
+
+    def doom_indexes(self, a: int, b: int) -> None:
+        self._meta.doomed.doom_indexes([f"index/{a}"])
+
+    def deleted(self, a: int, b: int) -> None:
+        keys = self._meta.doomed.keys("", 1 + b % 3)
+        self._meta.doomed.deleted(keys)
+
     def commit(self, a: int, b: int) -> None:
         self._meta.commit()

@@ -1,0 +1,143 @@
+"""Lists a remote before anything is deleted from it: all or nothing.
+
+What cannot be listed, read or decoded is an error, and so is what is known to be there and is not listed: a listing
+that leaves something out must not make it look unneeded. Runs on the event loop; what was found is in a Marks.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable
+
+import trio
+
+from syncer.backends.base import Backend
+from syncer.blocks.pack import pack_key, parse_pack_key
+from syncer.errors import ObjectCorrupt, ObjectMissing
+from syncer.meta.marks import Marks
+from syncer.meta.store import MetaStore
+from syncer.snapshots.history import History
+from syncer.snapshots.reading import read_bounded, read_record
+from syncer.snapshots.records import (
+    OBJECT_MAX_BYTES,
+    FollowerRecord,
+    IndexRecord,
+    PackListing,
+    decode,
+    follower_key,
+    index_key,
+    parse_follower_key,
+    parse_seq_key,
+    snapshot_key,
+)
+from syncer.snapshots.retention import Place
+from syncer.values import BlockId, PackId, PeerId
+
+LISTED_AT_ONCE = 1000
+FOLLOWER_TRIES = 5
+FOLLOWER_RECORDS = 2
+"""So many of the newest records of each follower count: it may be on its way from one snapshot to the next."""
+HINT = "nothing was deleted; `syncer check --remote` says more"
+
+
+async def take_inventory(
+    meta: MetaStore, backend: Backend, history: History, marks: Marks, progress: Callable[[str, int], None]
+) -> None:
+    """Fill *marks* with what the remote lists, and learn here what was not known: snapshots, and packs that are listed.
+
+    *progress* is told what was listed, and how many objects of it.
+
+    Raises: BackendError: something could not be listed or read, or is not there.
+    """
+    meta.commit()
+    await trio.to_thread.run_sync(marks.rely)
+    await _snapshots(meta, backend, history)
+    progress("snapshots", len(meta.snapshots.places()))
+    await _packs(backend, marks, progress)
+    await _indexes(meta, backend, marks, progress)
+    for missing in await trio.to_thread.run_sync(marks.missing_packs, 1):
+        raise ObjectMissing(f"{backend.name} does not list {pack_key(missing)} as it should be", hint=HINT)
+    for unlisted in await trio.to_thread.run_sync(marks.unlisted_packs, 1):
+        raise ObjectMissing(f"no index at {backend.name} lists {pack_key(unlisted)}, which one did", hint=HINT)
+
+
+async def _snapshots(meta: MetaStore, backend: Backend, history: History) -> None:
+    known = set(meta.snapshots.places())
+    listed = {place async for info in backend.list("snapshots/") if (place := parse_seq_key(info.key)) is not None}
+    for place in sorted(known - listed):
+        if meta.snapshots.get(*place) is not None:
+            raise ObjectMissing(f"{backend.name} does not list {snapshot_key(*place)}", hint=HINT)
+    if listed - known:
+        await history.refresh()
+    dropped = set(meta.doomed.keys("snapshots/", -1))
+    for place in sorted(listed - set(meta.snapshots.places())):
+        if snapshot_key(*place) not in dropped:
+            raise ObjectCorrupt(f"{snapshot_key(*place)} cannot be read", hint=HINT)
+
+
+async def _packs(backend: Backend, marks: Marks, progress: Callable[[str, int], None]) -> None:
+    batch: list[tuple[PackId, int]] = []
+    count = 0
+    async for info in backend.list("packs/"):
+        pack_id = parse_pack_key(info.key)
+        if pack_id is not None:
+            batch.append((pack_id, info.size_bytes))
+        if len(batch) >= LISTED_AT_ONCE:
+            marks.saw_packs(batch)
+            count += len(batch)
+            batch = []
+            progress("packs", count)
+    marks.saw_packs(batch)
+    progress("packs", count + len(batch))
+
+
+async def _indexes(meta: MetaStore, backend: Backend, marks: Marks, progress: Callable[[str, int], None]) -> None:
+    places = sorted([place async for info in backend.list("index/") if (place := parse_seq_key(info.key)) is not None])
+    for count, place in enumerate(places, 1):
+        key = index_key(*place)
+        record = await _read_index(backend, key)
+        if (record.peer, record.seq) != place:
+            raise ObjectCorrupt(f"{key} is another index", hint=HINT)
+        await trio.to_thread.run_sync(marks.saw_index, *place, [pack.id for pack in record.packs])
+        for pack in record.packs:
+            await _learn(meta, marks, pack, record.seq)
+        progress("indexes", count)
+
+
+async def _read_index(backend: Backend, key: str) -> IndexRecord:
+    data = await read_bounded(backend, key, OBJECT_MAX_BYTES)
+    return await trio.to_thread.run_sync(decode, data, IndexRecord)
+
+
+async def _learn(meta: MetaStore, marks: Marks, pack: PackListing, seq: int) -> None:
+    """What another machine has stored, and this one does not know of, must not look as if nobody knew it."""
+    pack_id = PackId(pack.id)
+    if meta.blocks.knows_pack(pack_id) or meta.doomed.is_doomed(pack_id) or not marks.is_there(pack_id):
+        return
+    blocks = [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks]
+    meta.blocks.listed(pack_id, pack.size, pack.kind, seq, blocks)
+    await trio.lowlevel.checkpoint()
+
+
+async def needed_by_followers(backend: Backend) -> set[Place]:
+    """The snapshots that machines which follow the writer say they need.
+
+    Raises: BackendError: that cannot be told for sure.
+    """
+    for _ in range(FOLLOWER_TRIES):
+        with contextlib.suppress(ObjectMissing):  # it has gone on meanwhile: look again
+            return await _needed(backend)
+    raise ObjectMissing(f"what followers need cannot be read from {backend.name}", hint=HINT)
+
+
+async def _needed(backend: Backend) -> set[Place]:
+    listed: dict[bytes, list[int]] = defaultdict(list)
+    async for info in backend.list("followers/"):
+        found = parse_follower_key(info.key)
+        if found is not None:
+            listed[found[0]].append(found[1])
+    needed: set[Place] = set()
+    for machine, seqs in listed.items():
+        for seq in sorted(seqs)[-FOLLOWER_RECORDS:]:
+            record = await read_record(backend, follower_key(machine, seq), FollowerRecord)
+            needed.add((PeerId(record.peer), record.seq))
+    return needed

@@ -1,0 +1,353 @@
+"""Pruning: what is needed stays, what is not goes, and nothing is deleted when something cannot be told."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncer.backends.base import ObjectInfo
+from syncer.backends.faulty import Fault, FaultyBackend
+from syncer.backends.memory import MemoryBackend
+from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable, SyncerError, WrongRepository
+from syncer.snapshots.records import VERSION, FollowerRecord, encode, follower_key
+from syncer.values import ROOT_INODE
+from tests.snapshots.pruning import Moments, World, go_on, packs, prune
+from tests.snapshots.rig import Remote, built_from, opened, same
+from tests.support.long_form import LONG
+from tests.support.remote_view import RemoteView
+
+
+async def test_what_nothing_needs_goes(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for n in range(4):
+            await peer.file(b"f%d" % n, random.Random(n).randbytes(300_000))
+            await world.publish()
+        for n in range(3):
+            peer.file_system.unlink(ROOT_INODE, b"f%d" % n)
+        await world.publish()
+        before = packs(remote)
+        plan = await prune(peer, dry_run=True)
+        assert packs(remote) == before and len(plan.going) == 4 and plan.kept_snapshots == 1
+        assert plan.dead_bytes > 900_000 and plan.freed_bytes > 900_000
+        assert sum(going.bytes for going in plan.going) > 900_000
+        again = await prune(peer)
+        assert again == plan
+        assert before - packs(remote) > 900_000
+        await world.check()
+        assert len(world.peer.meta.snapshots.places()) == 1
+        assert not peer.meta.doomed.keys("", -1)
+        nothing = await prune(peer)
+        assert not nothing.going and not nothing.freed_bytes
+    same(await built_from(remote, tmp_path / "new"), list(world.pictures.values())[-1])
+
+
+async def test_packs_that_are_mostly_dead_are_rewritten(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for n in range(20):
+            await peer.file(b"f%d" % n, random.Random(n).randbytes(100_000))
+        await world.publish()
+        for n in range(15):
+            peer.file_system.unlink(ROOT_INODE, b"f%d" % n)
+        await world.publish()
+        plan = await prune(peer, rewrite=100_000)
+        assert not plan.rewritten_packs, "that would be more than allowed"
+        plan = await prune(peer)
+        assert plan.rewritten_packs and 500_000 <= plan.rewritten_bytes < 600_000
+        assert packs(remote) < 600_000
+        await world.check()
+        assert RemoteView(remote.objects).dead_share() < 0.2
+    same(await built_from(remote, tmp_path / "new"), list(world.pictures.values())[-1])
+
+
+@pytest.mark.parametrize("seed", range(40 if LONG else 2))
+async def test_whatever_is_kept_is_whole(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for _ in range(4):
+            await world.churn(rng)
+            await world.delete(rng)
+            await prune(peer, rng.choice(["none", "last=forever"]))
+            await world.check()
+            assert RemoteView(remote.objects).dead_share() < 0.2
+    same(await built_from(remote, tmp_path / "new"), list(world.pictures.values())[-1])
+
+
+async def test_what_a_follower_needs_stays(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await world.churn(random.Random(1))
+        places = peer.meta.snapshots.places()
+        for seq, place in enumerate(places[:3], 1):
+            record = encode(FollowerRecord(VERSION, *place))
+            remote.objects[follower_key(b"m" * 16, seq)] = record
+        await prune(peer)
+        assert peer.meta.snapshots.places() == [*places[1:3], places[-1]], "the two newest records count"
+        await world.check()
+
+
+async def test_a_directory_that_goes_back_to_what_it_was_keeps_its_old_node(tmp_path: Path) -> None:
+    """Between the listing and the deletion: the new snapshot names a node that nothing named, and sends nothing."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        directory = peer.directory(b"d")
+        await peer.file(b"stays", b"s" * 200_000)
+        await peer.file(b"x", b"x" * 300_000, directory)
+        await world.publish()
+        await peer.file(b"y", b"y" * 300_000, directory)
+        await world.publish()
+
+        async def back() -> None:
+            peer.file_system.unlink(directory, b"y")
+            await world.publish()
+
+        rewriting = peer.engine.pruner._thinner.drop
+
+        async def drop(going: object) -> None:
+            await back()
+            await rewriting(going)  # type: ignore[arg-type]
+
+        peer.engine.pruner._thinner.drop = drop  # type: ignore[method-assign]
+        await prune(peer)
+        await world.check()
+
+
+async def test_bytes_that_come_back_get_a_pack_of_their_own(tmp_path: Path) -> None:
+    """The same bytes make the same pack; a delete that is late must not hit the new one."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        content = random.Random(1).randbytes(300_000)
+        await peer.file(b"one", content)
+        await world.publish()
+        before = {key for key in remote.objects if key.startswith("packs/")}
+        peer.file_system.unlink(ROOT_INODE, b"one")
+        await world.publish()
+        await prune(peer)
+        await peer.file(b"one", content)
+        await world.publish()
+        after = {key for key in remote.objects if key.startswith("packs/")}
+        assert not before & after
+        for key in before:
+            await remote.delete(key)
+        await world.check()
+
+
+class Leaving(MemoryBackend):
+    """Leaves one object out of its listings."""
+
+    def __init__(self, objects: dict[str, bytes], key: str) -> None:
+        super().__init__()
+        self.objects = objects
+        self.key = key
+
+    def list(self, prefix: str = "") -> "Listing":  # type: ignore[override]
+        return Listing(super().list(prefix), self.key)
+
+
+class Listing:
+    def __init__(self, inner: object, key: str) -> None:
+        self._inner, self._key = inner, key
+
+    def __aiter__(self) -> "Listing":
+        return self
+
+    async def __anext__(self) -> ObjectInfo:
+        info: ObjectInfo = await self._inner.__anext__()  # type: ignore[attr-defined]
+        return info if info.key != self._key else await self.__anext__()
+
+
+@pytest.mark.parametrize("prefix", ["packs/", "index/", "snapshots/"])
+async def test_a_listing_that_leaves_something_out_stops_it(tmp_path: Path, prefix: str) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await world.churn(random.Random(2))
+        objects = dict(remote.objects)
+        for key in [key for key in objects if key.startswith(prefix)]:
+            peer.engine.pruner._backend = Leaving(remote.objects, key)
+            with pytest.raises(SyncerError) as caught:
+                await prune(peer)
+            assert "nothing was deleted" in caught.value.hint
+            assert remote.objects == objects
+        peer.engine.pruner._backend = remote
+        await prune(peer)
+        await world.check()
+
+
+@pytest.mark.parametrize("prefix", ["packs/", "index/", "snapshots/", "followers/"])
+async def test_a_listing_that_fails_half_way_stops_it(tmp_path: Path, prefix: str) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await World(peer, remote, tmp_path).churn(random.Random(2))
+        record = encode(FollowerRecord(VERSION, *peer.meta.snapshots.places()[0]))
+        remote.objects.update({follower_key(b"m" * 16, 1): record, follower_key(b"n" * 16, 1): record})
+        objects = dict(remote.objects)
+        error = RemoteUnreachable("the line is cut")
+        async with FaultyBackend(remote, Fault(operation="list", prefix=prefix, error=error, skip=1)) as faulty:
+            peer.engine.pruner._backend = faulty
+            with pytest.raises(RemoteUnreachable):
+                await prune(peer)
+        assert remote.objects == objects
+
+
+@pytest.mark.parametrize("prefix", ["index/", "followers/"])
+async def test_what_cannot_be_decoded_stops_it(tmp_path: Path, prefix: str) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await World(peer, remote, tmp_path).churn(random.Random(3))
+        remote.objects[follower_key(b"m" * 16, 1)] = encode(FollowerRecord(VERSION, 1, 1))
+        key = next(key for key in remote.objects if key.startswith(prefix))
+        remote.objects[key] = remote.objects[key][:-1] + b"?"
+        objects = dict(remote.objects)
+        with pytest.raises(ObjectCorrupt):
+            await prune(peer)
+        assert remote.objects == objects
+
+
+async def test_who_writes_no_more_deletes_nothing(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await World(peer, remote, tmp_path).churn(random.Random(4))
+        async with opened(tmp_path / "other", remote, take_over=True):
+            pass
+        objects = dict(remote.objects)
+        with pytest.raises(WrongRepository):
+            await prune(peer)
+        assert remote.objects == objects
+
+
+async def test_packs_of_a_killed_writer_go_when_seen_twice(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await peer.file(b"f", b"1" * 100_000)
+        await world.publish()
+        stray = f"packs/ab/ab{'0' * 62}"
+        remote.objects[stray] = b"what a killed machine has sent"
+        await prune(peer)
+        await prune(peer)
+        assert stray in remote.objects, "nothing was published in between"
+        await peer.file(b"g", b"2" * 100_000)
+        await world.publish()
+        await prune(peer)
+        assert stray not in remote.objects
+        await world.check()
+
+
+async def test_nodes_that_were_never_read_are_read_once(tmp_path: Path) -> None:
+    """On a machine that was built from the remote nothing is known of what nodes name."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await world.churn(random.Random(5))
+        await peer.publish(released=True)
+    async with opened(tmp_path / "other", remote) as other:
+        world.peer = other
+        assert not other.membership.read_only_reason
+        other.contents = peer.contents
+        seen = world.pictures[max(world.pictures)]
+        world.pictures.update(
+            {place: seen for place in RemoteView(remote.objects).snapshots() if place not in world.pictures}
+        )
+        await world.churn(random.Random(6))
+        await prune(other, "last=forever")
+        fetched: Callable[..., object] = remote.get
+        asked: list[str] = []
+
+        async def get(key: str, *arguments: object) -> object:
+            asked.append(key)
+            return await fetched(key, *arguments)  # type: ignore[misc]
+
+        remote.get = get  # type: ignore[method-assign, assignment]
+        await prune(other, dry_run=True)
+        assert not [key for key in asked if key.startswith("packs/")]
+        del remote.get
+        await prune(other)
+        await world.check()
+
+
+async def test_a_remote_that_refuses_to_delete_is_pruned_later(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await world.churn(random.Random(7))
+        for prefix in ("snapshots/", "index/", "packs/"):
+            error = RemoteRefused("no permission")
+            async with FaultyBackend(remote, Fault(operation="delete", prefix=prefix, error=error)) as faulty:
+                peer.engine.thinner._backend = faulty
+                with pytest.raises(RemoteRefused):
+                    await prune(peer)
+            peer.engine.thinner._backend = remote
+            for place, record in RemoteView(remote.objects).snapshots().items():
+                same(RemoteView(remote.objects).picture(record.root), world.pictures[place])
+        await prune(peer)
+        await world.check()
+        assert not peer.meta.doomed.keys("", -1)
+
+
+async def test_it_may_be_killed_anywhere(tmp_path: Path) -> None:
+    """What is left at any moment is whole for whoever reads, and the next prune ends it."""
+    rng = random.Random(8)
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for n in range(8):
+            await peer.file(b"f%d" % n, rng.randbytes(100_000))
+        await world.publish()
+        for n in range(6):
+            peer.file_system.unlink(ROOT_INODE, b"f%d" % n)
+            await peer.file(b"g%d" % n, rng.randbytes(70_000))
+            await world.publish()
+        step = 1 if LONG else 19
+        moments = Moments(tmp_path / "data", remote, lambda n: n % step == 3 % step)
+        with moments.watched():
+            plan = await prune(peer)
+        assert plan.rewritten_packs and plan.deleted_packs and plan.going
+        assert moments.count > 30
+        await world.check()
+    for moment in moments.kept:
+        await go_on(moment, world.pictures, tmp_path)
+
+
+async def test_who_takes_over_during_a_prune_relies_on_nothing_that_goes(tmp_path: Path) -> None:
+    """Its view of the packs is older than the deletion: it must not write with that."""
+    remote = Remote()
+    content = random.Random(1).randbytes(300_000)
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await peer.file(b"goes", content)
+        await peer.file(b"stays", b"s" * 1000)
+        await world.publish()
+        peer.file_system.unlink(ROOT_INODE, b"goes")
+        await world.publish()
+        done = False
+
+        class Slow(Remote):
+            """The index was read; then the other machine prunes."""
+
+            async def put(self, key: str, data: bytes | memoryview) -> None:
+                nonlocal done
+                if key.startswith("peers/") and not done:
+                    done = True
+                    await prune(peer)
+                await super().put(key, data)
+
+        slow = Slow()
+        slow.objects = remote.objects
+        with pytest.raises(RemoteUnreachable):
+            async with opened(tmp_path / "other", slow, take_over=True):
+                pass
+    async with opened(tmp_path / "other", slow) as other:
+        assert other.membership.read_only_reason is None
+        await other.file(b"again", content)
+        await other.publish()
+        same(await built_from(slow, tmp_path / "new"), await other.picture_as_read())
