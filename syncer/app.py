@@ -125,7 +125,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     waiter = device.prepare(engine.file_system.settle)
     adapter = fuse.Adapter(engine.file_system, waiter.interrupts, writeback=request.writeback)
     if request.sync_remote:
-        adapter.flush_remote = engine.flush
+        adapter.flush_remote = engine.flush_file
     try:
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:

@@ -6,6 +6,7 @@ everything down cleanly. `app.py` adds the mount; tests and offline commands use
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
 from syncer.disk import sync_file_system
-from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository
+from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository, some_of
 from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO, Limits
 from syncer.fs.filesystem import FileSystem
 from syncer.meta.store import MetaStore
 from syncer.snapshots.publisher import Publisher
+from syncer.values import InodeNumber
 
 log = logging.getLogger(__name__)
 
@@ -302,14 +304,34 @@ class Engine:
         Raises:
             DeadlinePassed: not within *timeout_s*.
             BackendError: the remote will not have it.
+            LocalDamage: everything else is there, in a snapshot; it lacks blocks whose only copy, here, is bad.
             WrongRepository: nothing may be written from here, and something waits.
         """
         if self.read_only:
             return self._check_nothing_waits()
+        lacking: frozenset[int] = frozenset()
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
-            await self.publisher.publish("manual", released=released, progress=progress)
+            lacking = await self.publisher.publish("manual", released=released, progress=progress)
         if scope.cancelled_caught:
             raise DeadlinePassed(f"not everything reached the remote within {timeout_s:g} s")
+        if lacking:
+            paths = [os.fsdecode(path) for path in self.meta.damage.paths(lacking)]
+            raise LocalDamage(
+                f"all is on the remote but {len(lacking)} block{'' if len(lacking) == 1 else 's'} of {some_of(paths)},"
+                " damaged here before they got there",
+                hint="write these files again from another copy, or delete them",
+            )
+
+    async def flush_file(self, number: InodeNumber) -> None:
+        """Return when the inode, and everything written before, is on the remote, in a snapshot.
+
+        Raises: as `flush`; LocalDamage only when bytes of this inode are damaged.
+        """
+        if self.read_only:
+            return self._check_nothing_waits()
+        lacking = await self.publisher.publish("manual")
+        if lacking and self.meta.extents.names_any(number, lacking):
+            raise LocalDamage(f"inode {number} has blocks that are damaged here and not on the remote")
 
     def _check_nothing_waits(self) -> None:
         waiting = self.meta.blocks.pending_totals()[0] + self.unsealed_bytes()

@@ -20,7 +20,6 @@ from syncer.blocks.syncing import Durability
 from syncer.blocks.uploader import Uploader
 from syncer.errors import (
     BudgetExhausted,
-    LocalDamage,
     ObjectMissing,
     RemoteUnreachable,
     SyncerError,
@@ -73,6 +72,8 @@ class Publisher:
         self._uploader = uploader
         self._interval_s = interval_s
         self._turn = trio.Lock()
+        self._told: frozenset[int] = frozenset()
+        """The blocks that the newest snapshot names and the remote lacks, when the log said so last."""
         self.host = socket.gethostname()
         self.give_way: Callable[[], None] = lambda: None
         """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
@@ -108,23 +109,24 @@ class Publisher:
                 log.warning("snapshot: %s; it is tried again", error)
                 await trio.sleep(self._interval_s)
 
-    async def publish(self, reason: str, *, released: bool = False, progress: Progress = None) -> None:
+    async def publish(self, reason: str, *, released: bool = False, progress: Progress = None) -> frozenset[int]:
         """Return when everything written before the call is on the remote, in a snapshot.
 
-        Cancelled or failed, nothing is lost: what was uploaded
-        stays, and the next publication goes on from there.
+        A block whose only copy is here and bad keeps nothing else from being published: the snapshot names it, and it
+        follows when the same bytes are written again. Returns the numbers of such blocks.
+
+        Cancelled or failed, nothing is lost: what was uploaded stays, and the next publication goes on from there.
 
         Raises:
             BackendError: the remote would not take it.
             BudgetExhausted: there are more changes all the time than the budget has room for while a snapshot is made.
-            LocalDamage: bytes that it should hold cannot be read here.
         """
         async with self._turn:
             self._uploader.hurry += 1
             try:
                 for _ in range(TRIES):
                     with contextlib.suppress(GaveWay):
-                        return await self._publish(reason, released, progress)
+                        return self._tell(await self._publish(reason, released, progress))
                     log.info("the snapshot gave way to changes, and is begun anew")
                     await self.catch_up()
             finally:
@@ -134,9 +136,19 @@ class Publisher:
 
     def _has_changes(self) -> bool:
         self._meta.commit()
-        return bool(self._sealer.unsealed) or self._meta.snapshots.head() is None or self._meta.snapshots.has_changes()
+        snapshots, blocks = self._meta.snapshots, self._meta.blocks
+        if self._sealer.unsealed or snapshots.head() is None or snapshots.has_changes():
+            return True
+        return blocks.has_unindexed_packs()  # the bytes of a block that an older snapshot lacks have come
 
-    async def _publish(self, reason: str, released: bool, progress: Progress) -> None:
+    def _tell(self, lacking: frozenset[int]) -> frozenset[int]:
+        """Log what a snapshot lacks, once. Returns the same."""
+        if lacking - self._told:
+            log.error("the snapshot names %d blocks that are damaged here and not on the remote", len(lacking))
+        self._told = lacking
+        return lacking
+
+    async def _publish(self, reason: str, released: bool, progress: Progress) -> frozenset[int]:
         await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
         while True:
             await self.removed()
@@ -146,7 +158,9 @@ class Publisher:
         # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
         self._meta.commit()
         if self._is_published(released):
-            return
+            lacking = await self._content_stored(self._meta.blocks.newest(), progress)
+            await self._publish_index()
+            return lacking
         generation = self._meta.snapshots.begin_generation()
         self._meta.snapshots.mark(generation)
         self._meta.commit()
@@ -159,7 +173,7 @@ class Publisher:
             planted = await self._plant(Planter(reader, generation, self._store_from_thread))
         finally:
             reader.close()
-        await self._content_stored(newest, progress)
+        lacking = await self._content_stored(newest, progress)
         await self.check_writer()
         await self._publish_index()
         await self._publish_snapshot(reason, released, planted, time_ns)
@@ -167,6 +181,7 @@ class Publisher:
         self._meta.database.set_state("marked_position", marked)
         self._keep_nodes(planted)
         self.released = released
+        return lacking
 
     async def _plant(self, planter: Planter) -> Planted:
         """Raises: GaveWay."""
@@ -202,8 +217,8 @@ class Publisher:
         self._meta.blocks.stored(pack.id, len(pack.data), TREE, pack.locations())
         self._uploader.uploaded_bytes += len(pack.data)
 
-    async def _content_stored(self, newest: int, progress: Progress) -> None:
-        """Wait until the remote has every block up to number *newest*."""
+    async def _content_stored(self, newest: int, progress: Progress) -> frozenset[int]:
+        """Wait until the remote has every block up to number *newest*; returns those that it cannot get."""
         begin = stored = self._uploader.stored_bytes
         patience = trio.current_time() + GIVE_UP_S
         while self._meta.blocks.has_pending(newest, self._meta.damage.numbers()):
@@ -215,8 +230,7 @@ class Publisher:
                 progress(stored - begin, stored - begin + self._meta.blocks.pending_totals()[0])
             with trio.move_on_after(PROGRESS_S):
                 await self._uploader.progressed.wait()
-        if damaged := self._uploader.check_damaged():
-            raise LocalDamage(f"{damaged} blocks are damaged here and not on the remote")
+        return frozenset(number for number in self._meta.damage.unsendable() if number <= newest)
 
     async def check_writer(self) -> None:
         """Make sure that the repository is there and that we write to it.

@@ -17,7 +17,7 @@ from syncer.backends.base import Backend, ObjectInfo
 from syncer.backends.confirmed import put_read_back
 from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
-from syncer.snapshots.build import build_tree, learn_packs, newest_snapshots
+from syncer.snapshots.build import SEQS_AHEAD, build_tree, learn_packs, newest_snapshots
 from syncer.snapshots.reading import read_format, read_record
 from syncer.snapshots.records import (
     FORMAT_KEY,
@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 
 PEERS_MAX = 1024
 """Machines that ever wrote to a repository, one after the other: more are not believed."""
-SEQS_AHEAD = 4
-"""So many numbers after the newest snapshot that a listing shows are asked for: it may have left out one, and a
-number may have been skipped."""
 CHECK_S = 5.0
 """How long a mount of a known DATA looks at the remote before it goes on without. Publications look again."""
 

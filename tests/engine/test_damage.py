@@ -73,7 +73,7 @@ async def test_a_block_that_the_disk_does_not_give_keeps_no_other_from_leaving(t
         block = block_of(engine, bad)
         engine.store.cache.path(block.id).unlink()
         engine.store.cache.path(block.id).symlink_to(NO_DISK)
-        with pytest.raises(LocalDamage, match="1 blocks are damaged here"):
+        with pytest.raises(LocalDamage, match="but 1 block of bad, damaged here"):
             await flush(engine)
         assert block_of(engine, good).location is not None
         assert engine.meta.damage.paths(engine.meta.damage.numbers()) == [b"bad"]

@@ -35,6 +35,9 @@ NO_WARNING = r"(?!)"
 class Watch:
     """What DATA and the mount's process took at most, seen from outside: `du`, /proc/PID/fd and /proc/PID/status.
 
+    `du` looks at one thing after the other: bytes that make room for others meanwhile may count twice. Where DATA has a
+    file system to itself, that one is asked, which knows what it holds at one instant.
+
     Runs in a thread of its own from `start` to `stop`. Nothing here asks syncer.
 
     Attributes:
@@ -64,12 +67,19 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        parts = {**self._on_disk(), "deleted": self._deleted_but_open()}
+        parts = self._at_once() or {**self._on_disk(), "deleted": self._deleted_but_open()}
         disk_bytes = sum(parts.values())
         if disk_bytes > self.disk_bytes:
             self.disk_bytes, self.parts = disk_bytes, parts
         self.memory_bytes = max(self.memory_bytes, peak_memory_bytes(self._pid))
         self.looks += 1
+
+    def _at_once(self) -> dict[str, int]:
+        """What the file system holds that is DATA's alone; nothing when there is none."""
+        if not os.path.ismount(self._data.parent):
+            return {}
+        found = os.statvfs(self._data)
+        return {"all": (found.f_blocks - found.f_bfree) * found.f_frsize}
 
     def _on_disk(self) -> dict[str, int]:
         """The bytes of each thing in DATA."""
