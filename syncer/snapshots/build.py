@@ -28,6 +28,8 @@ from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
 
 log = logging.getLogger(__name__)
 
+Place = tuple[PeerId, int]
+"""(peer, sequence number) of an object."""
 PACKS_KEPT = 4
 TREE_PACK_MAX_BYTES = 32 * 1024 * 1024
 """A pack is closed at 8 MiB; its last node and its list come on top."""
@@ -40,8 +42,8 @@ GAPS_ASKED = 256
 """So many indexes of a peer that no listing shows are asked for by name."""
 
 
-async def learn_packs(meta: MetaStore, backend: Backend) -> None:
-    """Read every index object on the remote.
+async def learn_packs(meta: MetaStore, backend: Backend) -> set[Place]:
+    """Read every index object that the remote lists; returns which.
 
     Raises: BackendError, ObjectCorrupt among them.
     """
@@ -50,6 +52,7 @@ async def learn_packs(meta: MetaStore, backend: Backend) -> None:
     for key in sorted(keys):
         await _learn_index(importer, backend, key)
     meta.commit()
+    return {place for key in keys if (place := parse_seq_key(key)) is not None}
 
 
 async def _learn_index(importer: Importer, backend: Backend, key: str) -> None:
@@ -68,26 +71,25 @@ async def _learn_index(importer: Importer, backend: Backend, key: str) -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def _learn_left_out(importer: Importer, backend: Backend, snapshot: SnapshotRecord) -> None:
-    """Ask for the indexes that a listing may have left out by name: those that no listing shows, between the others of
+async def _learn_left_out(importer: Importer, backend: Backend, snapshot: SnapshotRecord, known: set[Place]) -> None:
+    """Ask by name for the indexes that a listing may have left out: those that are not *known*, between the others of
     each peer and after them, the newest first.
 
     Raises: BackendError.
     """
-    listed = {parse_seq_key(info.key) async for info in backend.list("index/")} - {None}
     newest = {PeerId(snapshot.peer): 0}
-    for peer, seq in (place for place in listed if place is not None):
+    for peer, seq in known:
         newest[peer] = max(seq, newest.get(peer, 0))
     for peer, last in newest.items():
-        gaps = (seq for seq in range(last + SEQS_AHEAD, 0, -1) if (peer, seq) not in listed)
+        gaps = (seq for seq in range(last + SEQS_AHEAD, 0, -1) if (peer, seq) not in known)
         for seq in itertools.islice(gaps, GAPS_ASKED):
             with contextlib.suppress(ObjectMissing):
                 await _learn_index(importer, backend, index_key(PeerId(peer), seq))
     importer.list_again()
 
 
-async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) -> None:
-    """Fill the empty tables with the tree of *snapshot*; the packs must be known.
+async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord, known: set[Place]) -> None:
+    """Fill the empty tables with the tree of *snapshot*; *known* is what `learn_packs` has read.
 
     A block that no index lists is damaged from then on: whoever published the snapshot could not read it any more.
 
@@ -97,11 +99,9 @@ async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord
     walker = _Walker(meta, backend, importer)
     await trio.to_thread.run_sync(walker.walk, TreeId(snapshot.root))
     if importer.unlisted:
-        await _learn_left_out(importer, backend, snapshot)
+        await _learn_left_out(importer, backend, snapshot, known)
     if importer.unlisted:
-        log.warning(
-            "the snapshot names %d blocks that the remote lacks: their bytes are damaged", len(importer.unlisted)
-        )
+        log.warning("the snapshot names %d blocks that are in no index: they are damaged", len(importer.unlisted))
     meta.inodes.set_totals(importer.finish())
     meta.commit()
     meta.names.forget_cached()  # which directories are large

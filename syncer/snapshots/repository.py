@@ -214,8 +214,7 @@ async def _build(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) ->
     meta.wipe()  # of an older view, or a build that was interrupted
     if repository is not None:
         meta.database.set_state("repository", repository)
-    await learn_packs(meta, backend)
-    await build_tree(meta, backend, snapshot)
+    await build_tree(meta, backend, snapshot, await learn_packs(meta, backend))
     place = PeerId(snapshot.peer), snapshot.seq
     meta.snapshots.learn(*place, TreeId(snapshot.root), snapshot.time_ns, encode(snapshot))
     meta.snapshots.built()

@@ -19,7 +19,7 @@ from tests.support.opened import READER, WRITER, SlowLine, create, flush, opened
 WRITE_BYTES = 131_072
 
 
-async def test_damage_stops_publishing_only_while_something_needs_it(tmp_path: Path) -> None:
+async def test_damage_is_reported_only_while_something_needs_it(tmp_path: Path) -> None:
     remote = MemoryBackend()
     async with opened(tmp_path, remote) as engine:
         number, handle = create(engine, b"bad")
@@ -28,7 +28,7 @@ async def test_damage_stops_publishing_only_while_something_needs_it(tmp_path: P
         engine.commit()
         (extent,) = engine.meta.extents.find(number, 0, 300_000)
         engine.store.cache.path(engine.meta.blocks.get(extent.source).id).write_bytes(b"x" * 10)
-        with pytest.raises(LocalDamage, match="1 blocks are damaged"):
+        with pytest.raises(LocalDamage, match="1 block of bad, damaged here"):
             await flush(engine)
         engine.file_system.release(handle)
         engine.file_system.unlink(ROOT_INODE, b"bad")
