@@ -5,6 +5,7 @@ everything down cleanly. `app.py` adds the mount; tests and offline commands use
 """
 
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -20,7 +21,7 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
-from syncer.disk import sync_file_system
+from syncer.disk import sync_file_system, sync_paths
 from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository, some_of
 from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO, Limits
@@ -273,13 +274,22 @@ class Engine:
         self.meta.commit()
         position = database.committed_position
         unsynced = self.store.unsynced()
-        await trio.to_thread.run_sync(sync_file_system, self._data)
+        try:
+            await trio.to_thread.run_sync(self._sync_all, [self.store.cache.path(block_id) for block_id in unsynced])
+        except OSError:
+            self.durability.doubted = True
+            database.doubt()
+            raise
         self.store.synced(unsynced)
         database.synced(position)
         self.store.delete_retired()
         await trio.to_thread.run_sync(database.checkpoint)
         self.meta.commit()
         whole = database.checkpoint_here()
+        if whole:
+            database.is_in_meta_db(position)
+        elif database.is_doubted:
+            raise OSError(errno.EIO, "the log of meta.db may lack what the disk did not take")
         if whole and database.free_pages() >= SHRINK_PAGES:
             database.shrink(SHRINK_PAGES)  # writes to the WAL; while a reader keeps that from starting over, it waits
         database.kept_bytes = 0 if self.store.budget.waiting else self._checkpoint_limit
@@ -287,6 +297,12 @@ class Engine:
         database.reserve.renew()
         self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
         self.store.budget.measure()
+
+    def _sync_all(self, blocks: list[Path]) -> None:
+        """In a thread. *blocks* are files that nobody has synced yet. Raises: OSError."""
+        if self.durability.doubted:
+            sync_paths(blocks, again=True)
+        sync_file_system(self._data)
 
     # --- the promise of the remote -------------------------------------------------------------------------------
 
