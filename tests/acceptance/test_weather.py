@@ -267,11 +267,11 @@ def _is_waiting(pid: int) -> bool:
 
 
 WRITE_AND_CATCH = """
-import os, sys
-file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+import os, random, sys
+file, chance = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), random.Random(1)
 try:
     while True:
-        os.write(file, bytes(range(256)) * 512)
+        os.write(file, chance.randbytes(131072))
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -301,21 +301,27 @@ def test_a_signal_frees_who_waits_for_room(behind: Place) -> None:
         assert time.monotonic() - begin < PROMPT_S
         size = (mount.path / "f").stat().st_size
     mount.flush()
-    assert (mount.path / "f").read_bytes() == (bytes(range(256)) * (size // 256 + 1))[:size]
+    chance = random.Random(1)
+    assert (mount.path / "f").read_bytes() == b"".join(chance.randbytes(131_072) for _ in range(size // 131_072))
     mount.stop()
     mount.finish()
+
+
+def has_large_file(folder: Path) -> bool:
+    return any(path.is_file() and path.stat().st_size > 1_000_000 for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("behind", ["ssh"], indirect=True)
 def test_a_server_that_starts_anew_in_the_middle_of_an_upload(behind: Place) -> None:
     mount, proxy, server = behind.mount, behind.proxy, behind.server
     data = bytes_of("sent", 30_000_000)
+    mount._config = replace(mount._config, network_deadline_s=20.0)
     mount.start()
     mount.flush()
-    before = mount.status()["uploaded_bytes"]
-    proxy.weather = Weather(bytes_per_s=5_000_000)
+    assert isinstance(server, SshServer)
+    proxy.weather = Weather(bytes_per_s=1_000_000)
     (mount.path / "sent").write_bytes(data)
-    wait_until(lambda: mount.status()["uploaded_bytes"] > before, "a pack is there")
+    wait_until(lambda: has_large_file(server.root), "a part of a pack is there")
     server.stop()
     assert mount.status()["pending_upload_bytes"] > 0
     (mount.path / "meanwhile").write_bytes(data[:1_000_000])
@@ -362,9 +368,7 @@ def test_a_remote_that_is_full(kind: str, place: Path) -> None:
             server = stack.enter_context(SshServer())
             disk, url, extra = server.root / "disk", server.url("disk/blobs"), dict(server.environment)
         stack.enter_context(small_disk(disk, 6_000_000))
-        mount = stack.enter_context(
-            Mount(place, url, 64, extra=extra, network_deadline_s=DEADLINE_S, upload_delay_s=0.5)
-        )
+        mount = stack.enter_context(Mount(place, url, 64, extra=extra, network_deadline_s=10.0, upload_delay_s=0.5))
         mount.expected_warnings = r" WARNING syncer\."
         mount.start()
         (mount.path / "fits").write_bytes(bytes_of("fits"))

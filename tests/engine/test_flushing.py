@@ -8,12 +8,13 @@ import pytest
 import trio
 
 from syncer.backends.memory import MemoryBackend
-from syncer.errors import LocalDamage, WrongRepository
+from syncer.blocks.pack import read_list
+from syncer.errors import LocalDamage, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots import publisher
 from syncer.snapshots.records import SnapshotRecord, decode
 from syncer.snapshots.repository import join
-from syncer.values import ROOT_INODE
+from syncer.values import CONTENT, ROOT_INODE
 from tests.support.opened import READER, WRITER, SlowLine, create, flush, opened
 
 WRITE_BYTES = 131_072
@@ -45,6 +46,48 @@ async def test_a_slow_line_is_given_the_time_it_needs(tmp_path: Path, monkeypatc
         for offset in range(0, 40_000_000, WRITE_BYTES):
             await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
         await flush(engine)
+
+
+class Away(MemoryBackend):
+    """A remote that takes no packs while it is `gone`; `packs` are those that were to be put, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+        self.packs: list[bytes] = []
+
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        if key.startswith("packs/"):
+            self.packs.append(bytes(data))
+            if self.gone:
+                raise RemoteUnreachable("gone")
+        await super().put(key, data)
+
+
+async def test_after_an_outage_the_oldest_leaves_first(tmp_path: Path) -> None:
+    remote = Away()
+    async with opened(tmp_path, remote, upload_parallelism=1) as engine:  # those under way together have no order
+        remote.gone = True
+        for count in range(6):
+            _, handle = create(engine, b"%d" % count)
+            for offset in range(0, 50 * WRITE_BYTES, WRITE_BYTES):
+                await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+            await engine.sealer.seal_quiet(0.0)
+        engine.uploader.hurry += 1
+        engine.uploader.wake()
+        with trio.fail_after(20):
+            while engine.uploader.error is None or engine.uploader._running:
+                await engine.uploader.progressed.wait()
+        remote.gone = False
+        remote.packs.clear()
+        await flush(engine)
+        oldest = []
+        for data in remote.packs:
+            kind, entries = read_list(data)
+            if kind == CONTENT:
+                blocks = [engine.meta.blocks.find(entry.id) for entry in entries]
+                oldest.append(min(block.number for block in blocks if block is not None))
+        assert len(oldest) >= 4 and oldest == sorted(oldest)
 
 
 async def test_data_brought_back_from_a_copy_overwrites_nothing(tmp_path: Path) -> None:
