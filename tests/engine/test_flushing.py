@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from syncer.app import status_of
 from syncer.backends.memory import MemoryBackend
 from syncer.blocks.pack import read_list
+from syncer.config import Config
 from syncer.errors import LocalDamage, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots import publisher
@@ -46,6 +48,23 @@ async def test_a_slow_line_is_given_the_time_it_needs(tmp_path: Path, monkeypatc
         for offset in range(0, 40_000_000, WRITE_BYTES):
             await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
         await flush(engine)
+
+
+async def test_where_a_file_is_can_be_seen(tmp_path: Path) -> None:
+    """By its xattr, and by what waits and for how long."""
+    config = Config(remote="memory", budget_bytes=64_000_000)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e6) as engine:
+        number, handle = create(engine, b"f")
+        await engine.file_system.write(handle, 0, os.urandom(WRITE_BYTES))
+        seen = []
+        for step in (engine.sealer.seal_everything, lambda: flush(engine), lambda: flush(engine)):
+            seen.append((engine.file_system.getxattr(number, b"user.syncer.state"), status_of(engine, config, None)))
+            await step()
+        assert [state for state, _ in seen] == [b"dirty", b"local", b"uploaded"]
+        assert [status.pending_upload_bytes for _, status in seen] == [WRITE_BYTES, WRITE_BYTES, 0]
+        ages = [status.oldest_pending_s for _, status in seen]
+        assert ages[1] is not None and 0 <= ages[1] < 60 and ages[2] is None
+        assert [status.head for _, status in seen] == [None, None, "1/1"]
 
 
 class Away(MemoryBackend):
