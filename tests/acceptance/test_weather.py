@@ -194,7 +194,9 @@ def test_every_kind_of_weather(behind: Place) -> None:
 def test_local_work_keeps_its_speed(behind: Place) -> None:
     """By turns with good weather in one run: what else the machine does falls on both."""
     mount, proxy = behind.mount, behind.proxy
+    mount._config = replace(mount._config, network_deadline_s=10.0)
     mount.start()
+    work_locally(mount.path, "before")
     mount.flush()
     speeds: dict[str, float] = {}
     for case in CASES["ssh" if isinstance(behind.server, SshServer) else "s3"]:
