@@ -115,6 +115,7 @@ def test_under_load_with_faults(place: Path, tmp_path: Path) -> None:
             server.url(place.name),
             MEGABYTES,
             data=disk / "data",
+            alone=True,
             extra=extra,
             lifetime_s=LOAD_S + 1200,
             network_deadline_s=DEADLINE_S,

@@ -47,13 +47,15 @@ class Watch:
         looks: how often it has looked.
     """
 
-    def __init__(self, data: Path, pid: int) -> None:
+    def __init__(self, data: Path, pid: int, *, alone: bool) -> None:
+        """*alone*: DATA has a file system to itself."""
         self.disk_bytes = 0
         self.parts: dict[str, int] = {}
         self.memory_bytes = 0
         self.looks = 0
         self._data = data
         self._pid = pid
+        self._alone = alone
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -76,7 +78,7 @@ class Watch:
 
     def _at_once(self) -> dict[str, int]:
         """What the file system holds that is DATA's alone; nothing when there is none."""
-        if not os.path.ismount(self._data.parent):
+        if not self._alone:
             return {}
         found = os.statvfs(self._data)
         return {"all": (found.f_blocks - found.f_bfree) * found.f_frsize}
@@ -134,9 +136,12 @@ class Mount:
         extra: Mapping[str, str] | None = None,
         lifetime_s: float = 120.0,
         data: Path | None = None,
+        alone: bool = False,
         **settings: object,
     ) -> None:
-        """Below *place*, *data* aside. *settings* are keys of config.toml; after *lifetime_s* a mount is killed."""
+        """Below *place*, *data* aside, which may be *alone* on its file system. *settings* are keys of config.toml;
+        after *lifetime_s* a mount is killed.
+        """
         self.data = data or place / "data"
         self.path = place / "mnt"
         self.path.mkdir(parents=True, exist_ok=True)
@@ -146,6 +151,7 @@ class Mount:
         self.looks = 0
         self._config = Config(remote=remote, budget_bytes=megabytes * MEGABYTE, **settings)  # type: ignore[arg-type]
         self._plain = not settings
+        self._alone = alone
         self.program: Sequence[str] = SYNCER
         self._extra = dict(extra or {})
         self._lifetime_s = lifetime_s
@@ -190,7 +196,7 @@ class Mount:
         while " is ready (" not in self.output:
             assert self._process.poll() is None and time.monotonic() < deadline, f"no mount: {self.output}"
             time.sleep(0.01)
-        self._watch = Watch(self.data, self.pid)
+        self._watch = Watch(self.data, self.pid, alone=self._alone)
         return self
 
     def _arguments(self) -> list[str]:
