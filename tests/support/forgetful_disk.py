@@ -171,8 +171,7 @@ class PowerCutDisk:
         with open(self._image, "wb") as file:
             file.truncate(size_bytes)
         options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-        make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-b", str(SECTOR_BYTES), "-E", options]
-        subprocess.run([*make, self._image], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-E", options, self._image], check=True)
 
     def __enter__(self) -> Self:
         self.plug_in()
@@ -210,11 +209,12 @@ class PowerCutDisk:
 
     @contextlib.contextmanager
     def spoiled(self, path: Path) -> Iterator[None]:
-        """Within it the disk refuses to write the first sector of a file, which has been synced before."""
+        """Within it the disk refuses to write the first block of a file, which has been synced before."""
         with open(path, "rb") as file:
             (block,) = struct.unpack("i", fcntl.ioctl(file.fileno(), FIBMAP, struct.pack("i", 0)))
+            size = os.fstatvfs(file.fileno()).f_bsize
         assert block, "it has no place on the disk yet"
-        self._do(f"spoil {block * SECTOR_BYTES} {(block + 1) * SECTOR_BYTES}")
+        self._do(f"spoil {block * size} {(block + 1) * size}")
         try:
             yield
         finally:
