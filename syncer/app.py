@@ -154,7 +154,7 @@ def _adapter(request: MountRequest, engine: Engine, interrupts: Interrupts) -> p
         return HistoryAdapter(engine.past, interrupts)
     adapter = fuse.Adapter(engine.file_system, engine.past, interrupts, writeback=request.writeback)
     if request.sync_remote:
-        adapter.flush_remote = engine.flush
+        adapter.flush_remote = engine.flush_file
     return adapter
 
 

@@ -5,12 +5,14 @@ import ctypes
 import errno
 import os
 import resource
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _SYNC_FILE_RANGE_WRITE = 2
 _FILES_AT_ONCE = 64
+_COPY_BYTES = 1024 * 1024
+_END = 2**63 - 1
 _OPEN_FILES = 8192
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE_BYTES = 2 * 1024 * 1024
@@ -66,23 +68,27 @@ def data_ranges(path: Path) -> list[tuple[int, int]]:
 
     Where the file system cannot tell, all of it. Raises: OSError: the disk does not say.
     """
-    found: list[tuple[int, int]] = []
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return found
+        return []
     try:
-        end = 0
-        while True:
-            begin = os.lseek(descriptor, end, os.SEEK_DATA)
-            end = os.lseek(descriptor, begin, os.SEEK_HOLE)
-            found.append((begin, end))
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # no more data
-            raise
+        return list(_data_of(descriptor))
     finally:
         os.close(descriptor)
-    return found
+
+
+def _data_of(descriptor: int) -> Iterator[tuple[int, int]]:
+    end = 0
+    while True:
+        try:
+            begin = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no more data
+                raise
+            return
+        end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        yield begin, end
 
 
 def boot_id() -> bytes:
@@ -106,8 +112,22 @@ def sync_descriptors(descriptors: Collection[int]) -> None:
         os.fdatasync(descriptor)
 
 
-def sync_paths(paths: Iterable[Path]) -> None:
-    """Make the bytes of files durable; one that is gone needs nothing.
+def write_again(descriptor: int, begin: int = 0, end: int = _END) -> None:
+    """Write the bytes of a file, those in [begin, end), over themselves, holes aside.
+
+    When a sync has failed the kernel may take bytes for written that are not, and the next sync then succeeds without
+    them. Nobody else may change them meanwhile.
+
+    Raises: OSError.
+    """
+    for low, high in _data_of(descriptor):
+        for offset in range(max(low, begin), min(high, end), _COPY_BYTES):
+            data = os.pread(descriptor, min(_COPY_BYTES, min(high, end) - offset), offset)
+            os.pwrite(descriptor, data, offset)
+
+
+def sync_paths(paths: Iterable[Path], *, again: bool = False) -> None:
+    """Make the bytes of files durable; one that is gone needs nothing. *again*: see `write_again`.
 
     Raises: OSError.
     """
@@ -117,9 +137,11 @@ def sync_paths(paths: Iterable[Path]) -> None:
             descriptors = []
             for path in todo[begin : begin + _FILES_AT_ONCE]:
                 with contextlib.suppress(FileNotFoundError):
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    descriptor = os.open(path, (os.O_RDWR if again else os.O_RDONLY) | os.O_CLOEXEC)
                     stack.callback(os.close, descriptor)
                     descriptors.append(descriptor)
+                    if again:
+                        write_again(descriptor)
             sync_descriptors(descriptors)
 
 

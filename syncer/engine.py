@@ -5,7 +5,9 @@ everything down cleanly. `app.py` adds the mount; tests and offline commands use
 """
 
 import contextlib
+import errno
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
-from syncer.disk import sync_file_system
-from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository
+from syncer.disk import sync_file_system, sync_paths
+from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository, some_of
 from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO
 from syncer.fs.filesystem import FileSystem
@@ -36,6 +38,7 @@ from syncer.snapshots.housekeeping import Housekeeper
 from syncer.snapshots.prune import Pruner
 from syncer.snapshots.publisher import Publisher
 from syncer.snapshots.thinning import Thinner
+from syncer.values import InodeNumber
 
 log = logging.getLogger(__name__)
 
@@ -303,13 +306,22 @@ class Engine:
         self.meta.commit()
         position = database.committed_position
         unsynced = self.store.unsynced()
-        await trio.to_thread.run_sync(sync_file_system, self._data)
+        try:
+            await trio.to_thread.run_sync(self._sync_all, [self.store.cache.path(block_id) for block_id in unsynced])
+        except OSError:
+            self.durability.doubted = True
+            database.doubt()
+            raise
         self.store.synced(unsynced)
         database.synced(position)
         self.store.delete_retired()
         await trio.to_thread.run_sync(database.checkpoint)
         self.meta.commit()
         whole = database.checkpoint_here()
+        if whole:
+            database.is_in_meta_db(position)
+        elif database.is_doubted:
+            raise OSError(errno.EIO, "the log of meta.db may lack what the disk did not take")
         if whole and database.free_pages() >= SHRINK_PAGES:
             database.shrink(SHRINK_PAGES)  # writes to the WAL; while a reader keeps that from starting over, it waits
         database.kept_bytes = 0 if self.store.budget.waiting else self._checkpoint_limit
@@ -317,6 +329,12 @@ class Engine:
         database.reserve.renew()
         self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
         self.store.budget.measure()
+
+    def _sync_all(self, blocks: list[Path]) -> None:
+        """In a thread. *blocks* are files that nobody has synced yet. Raises: OSError."""
+        if self.durability.doubted:
+            sync_paths(blocks, again=True)
+        sync_file_system(self._data)
 
     # --- the promise of the remote -------------------------------------------------------------------------------
 
@@ -334,14 +352,34 @@ class Engine:
         Raises:
             DeadlinePassed: not within *timeout_s*.
             BackendError: the remote will not have it.
+            LocalDamage: everything else is there, in a snapshot; it lacks blocks whose only copy, here, is bad.
             WrongRepository: nothing may be written from here, and something waits.
         """
         if self.read_only:
             return self._check_nothing_waits()
+        lacking: frozenset[int] = frozenset()
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
-            await self.publisher.publish("manual", released=released, progress=progress)
+            lacking = await self.publisher.publish("manual", released=released, progress=progress)
         if scope.cancelled_caught:
             raise DeadlinePassed(f"not everything reached the remote within {timeout_s:g} s")
+        if lacking:
+            paths = [os.fsdecode(path) for path in self.meta.damage.paths(lacking)]
+            raise LocalDamage(
+                f"all is on the remote but {len(lacking)} block{'' if len(lacking) == 1 else 's'} of {some_of(paths)},"
+                " damaged here before they got there",
+                hint="write these files again from another copy, or delete them",
+            )
+
+    async def flush_file(self, number: InodeNumber) -> None:
+        """Return when the inode, and everything written before, is on the remote, in a snapshot.
+
+        Raises: as `flush`; LocalDamage only when bytes of this inode are damaged.
+        """
+        if self.read_only:
+            return self._check_nothing_waits()
+        lacking = await self.publisher.publish("manual")
+        if lacking and self.meta.extents.names_any(number, lacking):
+            raise LocalDamage(f"inode {number} has blocks that are damaged here and not on the remote")
 
     def _check_nothing_waits(self) -> None:
         waiting = self.meta.blocks.pending_totals()[0] + self.unsealed_bytes()

@@ -6,6 +6,7 @@ translated once: to an errno in `fs/errmap.py`, to one line and an exit code in 
 Exit codes are stable. 0 success, 1 an unexpected failure, 2 wrong usage (click's own), then one a class below.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -152,6 +153,16 @@ class PorterLost(SyncerError):
 
 class PorterSlow(PorterLost):
     """It gets so little of the processors, or of the disk, that it is better to do without it."""
+
+
+NAMES_SHOWN = 3
+"""So many files are named in a message."""
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of *names*, for a message, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def alone(error: BaseException) -> BaseException:

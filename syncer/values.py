@@ -31,6 +31,8 @@ XATTRS_MAX_BYTES = 32 * 1024 * 1024
 BLOCK_MIN_BYTES = 256 * 1024
 BLOCK_MEAN_BYTES = 1024 * 1024
 BLOCK_MAX_BYTES = 4 * 1024 * 1024
+PLAIN_MAX_BYTES = 2 * BLOCK_MAX_BYTES
+"""No block and no tree node is longer; a header that says so is damage, and nothing is allocated for it."""
 SMALL_BYTES = 64 * 1024
 """Contents and blocks up to this size live in meta.db instead of in files of their own."""
 ZERO_RUN_BYTES = 64 * 1024

@@ -13,12 +13,10 @@ import zstandard
 from blake3 import blake3
 
 from syncer.errors import ObjectCorrupt
-from syncer.values import BLOCK_MAX_BYTES, BlockId
+from syncer.values import PLAIN_MAX_BYTES, BlockId
 
 PLAIN, ZSTD = 0, 1
 HEADER = struct.Struct("<BI")
-PLAIN_MAX_BYTES = 2 * BLOCK_MAX_BYTES
-"""No block and no tree node is longer; a header that says so is damage, and nothing is allocated for it."""
 SEALED_MAX_BYTES = HEADER.size + PLAIN_MAX_BYTES
 """A sealed block is at most its header longer than its plain bytes."""
 _GAIN = 64

@@ -74,8 +74,7 @@ def plan(blocks: Iterable[Block], range_bytes: int = RANGE_BYTES) -> list[Range]
 
 
 def _place(block: Block) -> tuple[bytes, int]:
-    if block.location is None:
-        raise LocalDamage(f"block {block.id.hex()} is neither here nor on the remote")
+    assert block.location is not None
     return block.location.pack, block.location.offset
 
 
@@ -134,6 +133,7 @@ class Fetcher:
         Raises:
             SyncerError: the first that could not be had, and why; DeadlinePassed after *deadline_s*.
         """
+        self._raise_lost(numbers)
         self._raise_recent(numbers)
         flights = self.start(numbers, deadline_s)
         for flight in flights.values():
@@ -151,6 +151,13 @@ class Fetcher:
                 arrived[number] = flight.plain
         return arrived
 
+    def _raise_lost(self, numbers: Iterable[int]) -> None:
+        """Fail for a block that nobody has, which is no reason not to fetch others."""
+        for number in numbers:
+            block = self._meta.blocks.get(number)
+            if not block.cached and block.location is None:
+                raise LocalDamage(f"block {block.id.hex()} is neither here nor on the remote")
+
     def _raise_recent(self, numbers: Sequence[int]) -> None:
         """Fail at once for what has just failed: the kernel asks a second time after its read-ahead got an error."""
         now = trio.current_time()
@@ -160,9 +167,12 @@ class Fetcher:
                 raise self._failures[number][1]
 
     def start(self, numbers: Sequence[int], deadline_s: float) -> dict[int, _Flight]:
-        """Begin to fetch what is not cached and not on its way; returns the flights of all that is not cached."""
+        """Begin to fetch what is not cached and not on its way; returns the flights of all that is not cached.
+
+        Blocks that nobody has are passed over.
+        """
         wanted = {number: self._meta.blocks.get(number) for number in numbers}
-        missing = [block for block in wanted.values() if not block.cached]
+        missing = [block for block in wanted.values() if not block.cached and block.location is not None]
         new = [block for block in missing if block.number not in self._flights]
         if len(new) == 1 and new[0].size <= SMALL_BYTES:
             new += [b for b in self._meta.blocks.neighbours(new[0], NEIGHBOUR_BYTES) if b.number not in self._flights]

@@ -15,9 +15,9 @@ from typing import Annotated
 import msgspec
 from blake3 import blake3
 
-from syncer.blocks.codec import HEADER, PLAIN_MAX_BYTES, SEALED_MAX_BYTES
+from syncer.blocks.codec import HEADER, SEALED_MAX_BYTES
 from syncer.errors import ObjectCorrupt
-from syncer.values import CONTENT, ID_BYTES, PACK_BYTES, TREE, BlockId, PackId, id_of
+from syncer.values import CONTENT, ID_BYTES, PACK_BYTES, PLAIN_MAX_BYTES, TREE, BlockId, PackId, id_of
 
 MAGIC = b"syncpk01"
 """Ends every pack; the digits are the version."""

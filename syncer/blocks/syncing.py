@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from syncer.blocks.dirty import DirtyFiles
-from syncer.disk import start_writing, sync_descriptors, sync_paths
+from syncer.disk import start_writing, sync_descriptors, sync_paths, write_again
 from syncer.meta.database import Database
 
 
@@ -25,6 +25,9 @@ class Durability:
         self._dirty = dirty
         self._next: _Flush | None = None
         self._turn = trio.Lock()
+        self.doubted = False
+        """Whether a flush has failed in this run. What it should have written the kernel may have dropped, so that the
+        next one would succeed without it: files are written again before they are synced from then on."""
         self.on_durable: Callable[[], None] = lambda: None
         """Called after each flush."""
         self._queue: queue.SimpleQueue[tuple[_Flush, Callable[[], None]] | None] = queue.SimpleQueue()
@@ -56,7 +59,10 @@ class Durability:
                 return
             if self._next is mine:
                 self._next = None
-            await self._run(mine)
+            if self.doubted:
+                mine.write_again()
+            if not mine.done:
+                await self._run(mine)
             if mine.error is not None:
                 raise mine.error
             self.on_durable()
@@ -79,6 +85,7 @@ class Durability:
                 self.flush(flush.dirty.values(), flush.paths)
             except Exception as error:  # noqa: BLE001 - whatever it is: those who wait must get it
                 flush.error = error
+                self.doubted = True
             flush.done = True
             ended()
 
@@ -92,7 +99,7 @@ class Durability:
             for descriptor in descriptors:
                 start_writing(descriptor)
         sync_descriptors(descriptors)
-        sync_paths(paths)
+        sync_paths(paths, again=self.doubted)
         self._database.sync()
 
     def close(self) -> None:
@@ -111,6 +118,14 @@ class _Flush:
         self.waiting = 0
         self.done = False
         self.error: Exception | None = None
+
+    def write_again(self) -> None:
+        """See `disk.write_again`. On the event loop's thread, so that nobody else changes the dirty files meanwhile."""
+        try:
+            for descriptor in self.dirty.values():
+                write_again(descriptor)
+        except OSError as error:
+            self.error, self.done = error, True
 
     def close(self) -> None:
         while self.dirty:

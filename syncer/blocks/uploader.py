@@ -230,10 +230,6 @@ class Uploader:
         """Whether packs are on their way and the last one that ended got there. Each has a deadline of its own."""
         return self._running > 0 and self.error is None
 
-    def check_damaged(self) -> int:
-        """How many blocks that something needs cannot be uploaded, because their only copy is bad."""
-        return len(self._meta.damage.unsendable())
-
     def _set_aside(self, blocks: list[Block]) -> None:
         """Blocks whose only copy cannot be read must not keep the others from leaving."""
         for block in blocks:

@@ -8,9 +8,6 @@ import click
 if TYPE_CHECKING:
     from syncer.control import Status
 
-PATHS_SHOWN = 3
-"""The table names so many damaged files; JSON has all of them."""
-
 
 @click.command("status", short_help="Show how much is where.")
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
@@ -110,10 +107,10 @@ def rows(status: "Status") -> list[tuple[str, str]]:
 
 
 def _damage(status: "Status") -> str:
-    """How much is bad, and the first files that have some of it."""
-    shown = ", ".join(status.damaged_paths[:PATHS_SHOWN])
-    more = len(status.damaged_paths) - PATHS_SHOWN
-    return f"{_count(status.damaged_blocks, 'block')} of {shown}{f' and {more:,} more' if more > 0 else ''}"
+    """How much is bad, and the first files that have some of it; JSON has all of them."""
+    from syncer.errors import some_of
+
+    return f"{_count(status.damaged_blocks, 'block')} of {some_of(status.damaged_paths)}"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -15,6 +15,7 @@ from syncer.fs.interrupts import Interrupts
 from syncer.fs.namespace import Caller
 from syncer.fs.replies import DOTS, ENTRIES_PER_READ, attributes, mapped, nothing, statfs_reply, visible
 from syncer.meta.inodes import Inode
+from syncer.values import InodeNumber
 
 
 def _caller(context: pyfuse3.RequestContext) -> Caller:
@@ -56,8 +57,8 @@ class Adapter(pyfuse3.Operations):
         self.enable_writeback_cache = writeback
         self.writing = 0
         """How many writes are being served."""
-        self.flush_remote: Callable[[], Awaitable[None]] | None = None
-        """What an fsync waits for as well, where that is wanted."""
+        self.flush_remote: Callable[[InodeNumber], Awaitable[None]] | None = None
+        """What an fsync of an inode waits for as well, where that is wanted."""
         self._fs = file_system
         self._interrupts = interrupts
         self._past = HistoryAdapter(past, interrupts)
@@ -280,22 +281,22 @@ class Adapter(pyfuse3.Operations):
     async def fsync(self, fh: int, datasync: bool) -> None:
         if fh >= PAST:
             return
-        await self._synced(self._fs.fsync(fh))
+        await self._synced(self._fs.handles.get(fh).number, self._fs.fsync(fh))
 
     @mapped
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         if fh >= PAST:
             return
-        await self._synced(self._fs.fsync_directory(fh))
+        await self._synced(InodeNumber(fh), self._fs.fsync_directory(fh))
 
-    async def _synced(self, local: Awaitable[None]) -> None:
+    async def _synced(self, number: InodeNumber, local: Awaitable[None]) -> None:
         if self.flush_remote is None:
             with self._interrupts.deaf():
                 await local
             return
         with self._interrupts.heard():
             await local
-            await self.flush_remote()
+            await self.flush_remote(number)
 
     async def release(self, fh: int) -> None:
         if fh >= PAST:

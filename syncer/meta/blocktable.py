@@ -161,10 +161,11 @@ class BlockTable(Table):
         return int(row[0]) if row else 0
 
     def pending_totals(self) -> tuple[int, int, int | None]:
-        """(bytes, blocks, oldest birth in seconds) of what waits for the remote."""
+        """(bytes, blocks, oldest birth in seconds) of what waits for the remote; not what is known to be nowhere."""
         row = self.execute(
             "SELECT ifnull(sum(size), 0), count(*), min(born) FROM blocks"
-            " WHERE pack IS NULL AND (refs > 0 OR number <= ?)",
+            " WHERE pack IS NULL AND (refs > 0 OR number <= ?)"
+            " AND (cached > 0 OR number NOT IN (SELECT number FROM damaged))",
             (self.held_up_to,),
         ).fetchone()
         return row[0], row[1], row[2]
@@ -246,6 +247,10 @@ class BlockTable(Table):
     def knows_pack(self, pack_id: PackId) -> bool:
         return self.execute("SELECT 1 FROM packs WHERE id = ?", (pack_id,)).fetchone() is not None
 
+    def has_unindexed_packs(self) -> bool:
+        """Whether there are packs that no index object lists."""
+        return self.execute("SELECT 1 FROM packs WHERE indexed IS NULL LIMIT 1").fetchone() is not None
+
     def neighbours(self, block: Block, limit_bytes: int) -> list[Block]:
         """Small blocks that follow *block* in its pack and are not cached, up to *limit_bytes* together.
 
@@ -287,12 +292,22 @@ class BlockTable(Table):
                 pack = None  # the remote's copy, if there is one, is bad: this one must get there
                 self._take_out(number, size, row[1], row[2] is not None)
                 self._account(size, row[1], False, -1)
+                self._resize(number, size)
                 self.execute("DELETE FROM damaged WHERE number = ?", (number,))
             self.execute("UPDATE blocks SET cached = ?, used = ? WHERE number = ?", (cached, born_s, number))
         if cached == CACHED_ROW:
             self.execute("INSERT OR REPLACE INTO block_data VALUES (?, ?)", (number, data))
         self._account(size, cached, pack is not None, 1)
         return int(number)
+
+    def _resize(self, number: int, size: int) -> None:
+        """The block has that size: of one that was never seen only what files name of it is known."""
+        self.execute(
+            "UPDATE sums SET unique_bytes = unique_bytes + (SELECT iif(refs > 0, ?2 - size, 0) FROM blocks"
+            " WHERE number = ?1) WHERE EXISTS (SELECT 1 FROM blocks WHERE number = ?1 AND size <> ?2)",
+            (number, size),
+        )
+        self.execute("UPDATE blocks SET size = ?2 WHERE number = ?1 AND size <> ?2", (number, size))
 
     def _account(self, size: int, cached: int, clean: bool, sign: int) -> None:
         if cached != CACHED_FILE:

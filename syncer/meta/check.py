@@ -209,6 +209,11 @@ class CheckReader:
         query = "SELECT 1 FROM blocks WHERE number = ? AND pack IS NULL AND cached > 0 AND refs > 0"
         return self.ask(lambda c: {n for n in numbers if c.execute(query, (n,)).fetchone()})
 
+    def is_on_its_way(self, number: int) -> bool:
+        """Whether the block waits here to be sent, and can be as far as DATA knows."""
+        damaged = "SELECT 1 FROM damaged WHERE number = ?"
+        return bool(self.waiting([number])) and not self.ask(lambda c: c.execute(damaged, (number,)).fetchone())
+
     def is_indexed(self, pack_id: PackId) -> bool:
         """Whether an index lists the pack, as far as DATA knows."""
         query = "SELECT 1 FROM packs WHERE id = ? AND indexed IS NOT NULL"

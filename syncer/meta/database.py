@@ -376,9 +376,24 @@ class Database:
         return self.journal.durable if self.journal is not None else 0
 
     def synced(self, position: int) -> None:
-        """Everything up to *position* was made durable in another way."""
+        """The journal up to *position* was synced with everything else; no news where that may have failed before."""
+        if self.journal is not None and not self.journal.is_doubted:
+            self.journal.durable = max(self.journal.durable, position)
+
+    def is_in_meta_db(self, position: int) -> None:
+        """What was recorded before *position* is in meta.db, durably: the journal before it is not needed."""
         if self.journal is not None:
             self.journal.durable = max(self.journal.durable, position)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether the journal may lack what a failed sync should have written, and the WAL may too."""
+        return self.journal is not None and self.journal.is_doubted
+
+    def doubt(self) -> None:
+        """A sync of everything has failed."""
+        if self.journal is not None:
+            self.journal.doubt()
 
     def start_sync(self) -> None:
         """Begin what `sync` does, without waiting for it. Safe where `sync` is."""

@@ -10,7 +10,7 @@ Every method journaled here is told by its caller which dirty file took the byte
 """
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NewType
@@ -181,6 +181,10 @@ class ExtentTable(Table):
         ).fetchone()
         found = [self._overlays.next_after(dirty, position) for dirty in self._frozen(number)]
         return min((start for start in [*(row or ()), *found] if start is not None), default=None)
+
+    def names_any(self, number: int, blocks: Container[int]) -> bool:
+        """Whether the file has bytes of one of the blocks. Looks at every extent it has."""
+        return any(row[0] in blocks for row in self.execute("SELECT source FROM extents WHERE inode = ?", (number,)))
 
     def has_pending(self, number: int) -> bool:
         """Whether a block of the file is not on the remote."""

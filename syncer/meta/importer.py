@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from syncer.errors import ObjectCorrupt
 from syncer.meta.database import Database
 from syncer.meta.inodes import Totals
-from syncer.values import BlockId, PackId, TreeId
+from syncer.values import CONTENT, PLAIN_MAX_BYTES, BlockId, PackId, TreeId
 
 COMMIT_ROWS = 20_000
+_Extent = tuple[int, int, int, int, BlockId]
+"""(inode, start, length, offset in the block, block)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Importer:
         self._executemany = database.connection.executemany
         self._rows = 0
         self._totals = Totals()
+        self.unlisted: dict[BlockId, int] = {}
+        """Blocks that the trees name and no index lists, with how long they are at least: whoever made the snapshot
+        could not read them any more."""
 
     def add_pack(
         self, pack_id: PackId, size: int, kind: int, seq: int | None, entries: Iterable[tuple[BlockId, int, int, int]]
@@ -57,8 +62,8 @@ class Importer:
         pack = cursor.lastrowid
         cursor = self._executemany(
             "INSERT INTO blocks(id, size, refs, kind, pack, pack_offset, sealed_bytes, cached, used, born)"
-            " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT(id) DO UPDATE SET pack = excluded.pack,"
-            " pack_offset = excluded.pack_offset, sealed_bytes = excluded.sealed_bytes",
+            " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT(id) DO UPDATE SET size = excluded.size,"
+            " pack = excluded.pack, pack_offset = excluded.pack_offset, sealed_bytes = excluded.sealed_bytes",
             [(block_id, plain, kind, pack, offset, sealed) for block_id, offset, sealed, plain in entries],
         )
         self._count(cursor.rowcount)
@@ -73,8 +78,10 @@ class Importer:
     ) -> None:
         """Entries of one directory, with (inode, tree) of those that are directories.
 
+        A block that no index lists is damaged from then on, and the rest of its file whole.
+
         Raises:
-            ObjectCorrupt: a file names a block that no index lists, or the entries are none that a tree can have.
+            ObjectCorrupt: the entries are none that a tree can have.
         """
         self._database.begin()
         try:
@@ -108,16 +115,53 @@ class Importer:
         extents = [
             (i.number, start, length, offset, block) for i in fresh for start, length, block, offset in i.extents
         ]
-        cursor = self._executemany(
+        if extents and self._add_extents(extents) != len(extents):
+            self._add_unlisted(extents)
+        for _, _, length, offset, block in extents if self.unlisted else ():
+            if self.unlisted.get(block, length + offset) < length + offset:
+                self._lengthen(block, length + offset)
+
+    def _add_extents(self, extents: Sequence[_Extent]) -> int:
+        """How many of them are of a block that is known; the others are left out."""
+        return self._executemany(
             "INSERT INTO extents(inode, start, length, source, source_offset)"
             " SELECT ?1, ?2, ?3, number, ?4 FROM blocks WHERE id = ?5",
             extents,
-        )
-        if extents and cursor.rowcount != len(extents):
-            raise ObjectCorrupt(
-                f"{len(extents) - cursor.rowcount} blocks are in the tree and in no index",
-                hint="some index objects are missing from the remote; bring them back, or mount on the old machine",
+        ).rowcount
+
+    def _add_unlisted(self, extents: Sequence[_Extent]) -> None:
+        """Those that were left out, with rows for the blocks they name."""
+        left_out = [
+            e for e in extents if self._execute("SELECT 1 FROM blocks WHERE id = ?", (e[4],)).fetchone() is None
+        ]
+        for block in {extent[4] for extent in left_out}:
+            cursor = self._execute(
+                "INSERT INTO blocks(id, size, refs, kind, cached, used, born) VALUES (?, 0, 0, ?, 0, 0, 0)",
+                (block, CONTENT),
             )
+            self._execute("INSERT INTO damaged VALUES (?)", (cursor.lastrowid,))
+            self.unlisted[block] = 0
+        self._add_extents(left_out)
+
+    def _lengthen(self, block: BlockId, size: int) -> None:
+        """A block that was never seen is at least as long as what files name of it."""
+        if size > PLAIN_MAX_BYTES:
+            raise ObjectCorrupt(f"a file names byte {size} of a block; none is so long")
+        more = size - self.unlisted[block]
+        self.unlisted[block] = size
+        self._execute("UPDATE blocks SET size = ? WHERE id = ?", (size, block))
+        self._execute("UPDATE sums SET unique_bytes = unique_bytes + ?", (more,))
+
+    def list_again(self) -> None:
+        """More packs were added: what of the unlisted is in them is not damaged."""
+        self._database.begin()
+        self._execute("DELETE FROM damaged WHERE number IN (SELECT number FROM blocks WHERE pack IS NOT NULL)")
+        self._execute("UPDATE sums SET unique_bytes = (SELECT ifnull(sum(size), 0) FROM blocks WHERE refs > 0)")
+        self.unlisted = {
+            block: size
+            for block, size in self.unlisted.items()
+            if self._execute("SELECT 1 FROM blocks WHERE id = ? AND pack IS NULL", (block,)).fetchone()
+        }
 
     def _add_inode(self, inode: ImportedInode) -> bool:
         """False for a further name of an inode that is here already."""

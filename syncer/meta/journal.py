@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncer.disk import start_writing, sync_paths
+from syncer.disk import start_writing, sync_paths, write_again
 from syncer.errors import LocalDamage
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -44,6 +44,9 @@ class Journal:
         self._syncing = threading.Lock()
         self.durable = 0
         """Every record before this position has been made durable."""
+        self._doubted = 0
+        """Records from `durable` up to here are written again before a sync may succeed: one has failed, and the kernel
+        may take them for written."""
         self._settle_past(start)
         self._begin_segment()
         self.total_bytes = sum(path.stat().st_size for path in self._segments)
@@ -100,13 +103,48 @@ class Journal:
         """Make every record appended before this call durable. May run in a thread beside `append`.
 
         One call at a time; whoever calls shares it among all who wait.
+
+        Raises: OSError: the disk does not take them, or has lost what it did not take before.
         """
         with self._syncing:
             end, segments = self.end, list(self._open)
-            for _, descriptor in segments:
-                os.fdatasync(descriptor)
+            try:
+                if self.is_doubted:
+                    self._write_again(segments, end)
+                for _, descriptor in segments:
+                    os.fdatasync(descriptor)
+            except OSError:
+                self.doubt()
+                raise
             self._close(segments[:-1])  # complete and durable: never needed again
             self.durable = max(self.durable, end)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether a sync of records has failed, and neither a later one nor a checkpoint has made up for it."""
+        return self.durable < self._doubted
+
+    def doubt(self) -> None:
+        """The disk has not taken everything: records since the last sync may be lost, whatever it says next."""
+        self._doubted = self.end
+
+    def _write_again(self, segments: list[tuple[int, int]], end: int) -> None:
+        """Raises: OSError: the kernel has dropped some of it; only what made it durable elsewhere helps then."""
+        ends = [start for start, _ in segments[1:]] + [end]
+        for (start, _), stop in zip(segments, ends, strict=True):
+            path, begin = self._folder / f"{start:016x}", max(start, self.durable)
+            if begin >= stop:
+                continue
+            data, offset = path.read_bytes()[: stop - start], begin - start
+            while (payload := _record_at(data, offset)) is not None:
+                offset += _HEADER.size + len(payload)
+            if start + offset != stop:
+                raise OSError(errno.EIO, "the journal has lost what the disk did not take")
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # the one to append with always writes at the end
+            try:
+                write_again(descriptor, begin - start, stop - start)
+            finally:
+                os.close(descriptor)
 
     def discard(self, position: int) -> None:
         """Delete the segments whose every record lies before *position*."""

@@ -98,12 +98,12 @@ class Leftovers:
         self._meta.forget_cached()
 
     def _adopt_block(self, block_id: BlockId, size: int, certain: bool) -> None:
-        row = self._execute("SELECT size, cached FROM blocks WHERE id = ?", (block_id,)).fetchone()
+        row = self._execute("SELECT cached FROM blocks WHERE id = ?", (block_id,)).fetchone()
         if row is None and not certain and size:
             self._meta.blocks.add(block_id, size, CACHED_FILE, None, int(time.time()))
-        elif row is not None and row[0] == size and not row[1]:
-            self._execute("UPDATE blocks SET cached = ? WHERE id = ?", (CACHED_FILE, block_id))
-        elif row is None or row[1] != CACHED_FILE:
+        elif row is not None and not row[0]:
+            self._execute("UPDATE blocks SET cached = ?, size = ? WHERE id = ?", (CACHED_FILE, size, block_id))
+        elif row is None or row[0] != CACHED_FILE:
             self.placed.unused.append(self.cache_path(block_id))
 
     def _place_unnamed(self, certain: bool) -> None:

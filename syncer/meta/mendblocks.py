@@ -39,6 +39,7 @@ class BlockMender:
                 " WHERE number = ?",
                 (place.pack, place.offset, place.sealed_bytes, number),
             )
+            self.execute("DELETE FROM damaged WHERE number = ?", (number,))
         # Without a place, and with nothing here: whether the remote has it must be looked at there.
         self.execute(
             "UPDATE blocks SET pack = NULL, pack_offset = NULL, sealed_bytes = NULL"

@@ -4,6 +4,8 @@ The trees are walked in a thread, which asks the event loop for packs of nodes a
 belongs to the event loop, and so do the backends.
 """
 
+import contextlib
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -14,24 +16,31 @@ from blake3 import blake3
 from syncer.backends.base import Backend
 from syncer.blocks.codec import open_sealed
 from syncer.blocks.pack import pack_key
-from syncer.errors import ObjectCorrupt
+from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.meta.importer import ImportedInode, Importer
 from syncer.meta.store import MetaStore
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.planter import LARGE_ENTRIES
 from syncer.snapshots.reading import read_bounded, read_record
-from syncer.snapshots.records import IndexRecord, SnapshotRecord, parse_seq_key
+from syncer.snapshots.records import IndexRecord, SnapshotRecord, index_key, parse_seq_key
 from syncer.snapshots.tree import iter_directory, load_root
 from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
 
 log = logging.getLogger(__name__)
 
+Place = tuple[PeerId, int]
+"""(peer, sequence number) of an object."""
 PACKS_KEPT = 4
 TREE_PACK_MAX_BYTES = 32 * 1024 * 1024
 """A pack is closed at 8 MiB; its last node and its list come on top."""
 ENTRIES_AT_ONCE = 2000
 DIRECTORY = 0o040000
+SEQS_AHEAD = 4
+"""So many numbers after the newest object of a peer that a listing shows are asked for: it may have left out one, and a
+number may have been skipped."""
+GAPS_ASKED = 256
+"""So many indexes of a peer that no listing shows are asked for by name."""
 
 
 INDEXES = "indexes"
@@ -48,8 +57,8 @@ def digest_of(keys: Sequence[str]) -> bytes:
     return blake3("\n".join(keys).encode()).digest()
 
 
-async def learn_packs(meta: MetaStore, backend: Backend) -> None:
-    """Read every index object on the remote.
+async def learn_packs(meta: MetaStore, backend: Backend) -> set[Place]:
+    """Read every index object that the remote lists; returns which.
 
     Raises: BackendError, ObjectCorrupt among them.
     """
@@ -57,29 +66,58 @@ async def learn_packs(meta: MetaStore, backend: Backend) -> None:
     keys = await listed_indexes(backend)
     meta.database.set_state(INDEXES, digest_of(keys))
     for key in keys:
-        record = await read_record(backend, key, IndexRecord)
-        if (record.peer, record.seq) != parse_seq_key(key):
-            raise ObjectCorrupt(f"{key} is another index")
-        for pack in record.packs:
-            importer.add_pack(
-                PackId(pack.id),
-                pack.size,
-                pack.kind,
-                record.seq,
-                [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks],
-            )
-        await trio.lowlevel.checkpoint()
+        await _learn_index(importer, backend, key)
     meta.commit()
+    return {place for key in keys if (place := parse_seq_key(key)) is not None}
 
 
-async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) -> None:
-    """Fill the empty tables with the tree of *snapshot*; the packs must be known.
+async def _learn_index(importer: Importer, backend: Backend, key: str) -> None:
+    """Raises: BackendError, ObjectCorrupt among them."""
+    record = await read_record(backend, key, IndexRecord)
+    if (record.peer, record.seq) != parse_seq_key(key):
+        raise ObjectCorrupt(f"{key} is another index")
+    for pack in record.packs:
+        importer.add_pack(
+            PackId(pack.id),
+            pack.size,
+            pack.kind,
+            record.seq,
+            [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks],
+        )
+    await trio.lowlevel.checkpoint()
+
+
+async def _learn_left_out(importer: Importer, backend: Backend, snapshot: SnapshotRecord, known: set[Place]) -> None:
+    """Ask by name for the indexes that a listing may have left out: those that are not *known*, between the others of
+    each peer and after them, the newest first.
+
+    Raises: BackendError.
+    """
+    newest = {PeerId(snapshot.peer): 0}
+    for peer, seq in known:
+        newest[peer] = max(seq, newest.get(peer, 0))
+    for peer, last in newest.items():
+        gaps = (seq for seq in range(last + SEQS_AHEAD, 0, -1) if (peer, seq) not in known)
+        for seq in itertools.islice(gaps, GAPS_ASKED):
+            with contextlib.suppress(ObjectMissing):
+                await _learn_index(importer, backend, index_key(PeerId(peer), seq))
+    importer.list_again()
+
+
+async def build_tree(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord, known: set[Place]) -> None:
+    """Fill the empty tables with the tree of *snapshot*; *known* is what `learn_packs` has read.
+
+    A block that no index lists is damaged from then on: whoever published the snapshot could not read it any more.
 
     Raises: BackendError, ObjectCorrupt among them.
     """
     importer = Importer(meta.database)
     walker = _Walker(meta, backend, importer)
     await trio.to_thread.run_sync(walker.walk, TreeId(snapshot.root))
+    if importer.unlisted:
+        await _learn_left_out(importer, backend, snapshot, known)
+    if importer.unlisted:
+        log.warning("the snapshot names %d blocks that are in no index: they are damaged", len(importer.unlisted))
     meta.inodes.set_totals(importer.finish())
     meta.commit()
     meta.names.forget_cached()  # which directories are large

@@ -265,7 +265,7 @@ class RemoteCheck:
         rebuilds = reader.rebuilds()
         for item in self._catalog.lost():
             here = reader.block_of(BlockId(item.id))
-            if rebuilds and here is None if item.kind == TREE else here is not None and reader.waiting([here[0]]):
+            if rebuilds and here is None if item.kind == TREE else here is not None and reader.is_on_its_way(here[0]):
                 result.waiting += 1
                 continue
             if item.kind == TREE:

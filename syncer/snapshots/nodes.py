@@ -10,9 +10,8 @@ from typing import Annotated
 import msgspec
 from blake3 import blake3
 
-from syncer.blocks.codec import PLAIN_MAX_BYTES
 from syncer.errors import ObjectCorrupt
-from syncer.values import ID_BYTES, NAME_MAX_BYTES, TreeId
+from syncer.values import ID_BYTES, NAME_MAX_BYTES, PLAIN_MAX_BYTES, TreeId
 
 VERSION = 1
 NODE_MAX_BYTES = PLAIN_MAX_BYTES

@@ -22,7 +22,6 @@ from syncer.blocks.syncing import Durability
 from syncer.blocks.uploader import Uploader
 from syncer.errors import (
     BudgetExhausted,
-    LocalDamage,
     ObjectMissing,
     RemoteUnreachable,
     SyncerError,
@@ -88,6 +87,8 @@ class Publisher:
         self._interval_s = interval_s
         self.turn = trio.Lock()
         """Held by a publication, and by whoever must have none come in between."""
+        self._told: frozenset[int] = frozenset()
+        """The blocks that the newest snapshot names and the remote lacks, when the log said so last."""
         self.host = socket.gethostname()
         self.give_way: Callable[[], None] = lambda: None
         """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
@@ -133,24 +134,26 @@ class Publisher:
         released: bool = False,
         progress: Progress = None,
         check: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> frozenset[int]:
         """Return when everything written before the call is on the remote, in a snapshot.
 
+        A block whose only copy is here and bad keeps nothing else from being published: the snapshot names it, and it
+        follows when the same bytes are written again. Returns the numbers of such blocks.
+
         One with a *label* is taken even if nothing has changed. *check* is called when nobody else publishes any more,
-        and may refuse. Cancelled or failed, nothing is lost: what was uploaded
-        stays, and the next publication goes on from there.
+        and may refuse. Cancelled or failed, nothing is lost: what was uploaded stays, and the next publication goes on
+        from there.
 
         Raises:
             BackendError: the remote would not take it.
             BudgetExhausted: there are more changes all the time than the budget has room for while a snapshot is made.
-            LocalDamage: bytes that it should hold cannot be read here.
         """
         wish = _Wish(reason, label, released)
         async with self.turn:
             check()
             self._uploader.hurry += 1
             try:
-                await self._again_while_it_gives_way(lambda: self._publish(wish, progress))
+                return self._tell(await self._again_while_it_gives_way(lambda: self._publish(wish, progress)))
             finally:
                 self._uploader.hurry -= 1
                 self._meta.blocks.held_up_to = 0
@@ -182,7 +185,17 @@ class Publisher:
     def has_changes(self) -> bool:
         """Whether something is not in the newest snapshot."""
         self._meta.commit()
-        return bool(self._sealer.unsealed) or self._meta.snapshots.head() is None or self._meta.snapshots.has_changes()
+        snapshots, blocks = self._meta.snapshots, self._meta.blocks
+        if self._sealer.unsealed or snapshots.head() is None or snapshots.has_changes():
+            return True
+        return blocks.has_unindexed_packs()  # the bytes of a block that an older snapshot lacks have come
+
+    def _tell(self, lacking: frozenset[int]) -> frozenset[int]:
+        """Log what a snapshot lacks, once. Returns the same."""
+        if lacking - self._told:
+            log.error("the snapshot names %d blocks that are damaged here and not on the remote", len(lacking))
+        self._told = lacking
+        return lacking
 
     async def _be_still(self) -> None:
         """Return at a moment when nothing is dirty, nor left of what was cut off."""
@@ -192,13 +205,15 @@ class Publisher:
             if not self._meta.extents.has_cut_files():
                 return
 
-    async def _publish(self, wish: "_Wish", progress: Progress) -> None:
+    async def _publish(self, wish: "_Wish", progress: Progress) -> frozenset[int]:
         await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
         await self._be_still()
         # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
         self._meta.commit()
         if wish.label is None and self._is_published(wish.released):
-            return
+            lacking = await self._content_stored(self._meta.blocks.newest(), progress)
+            await self.publish_index()
+            return lacking
         generation = self._meta.snapshots.begin_generation()
         self._meta.snapshots.mark(generation)
         self._meta.commit()
@@ -212,7 +227,7 @@ class Publisher:
             planted = await self._in_thread(planter, planter.plant)
         finally:
             reader.close()
-        await self._content_stored(newest, progress)
+        lacking = await self._content_stored(newest, progress)
         await self.check_writer()
         await self.publish_index()
         await self._publish_snapshot(wish, planted, time_ns)
@@ -221,6 +236,7 @@ class Publisher:
         self._keep_nodes(planted)
         self.released = wish.released
         self.on_published()
+        return lacking
 
     async def _in_thread(self, planter: Planter, function: Callable[[], T]) -> T:
         """What *function* returns, which works with the *planter*. Raises: GaveWay."""
@@ -258,8 +274,8 @@ class Publisher:
         for tree, names in named.items():
             await note_names(self._meta, tree, names)
 
-    async def _content_stored(self, newest: int, progress: Progress) -> None:
-        """Wait until the remote has every block up to number *newest*."""
+    async def _content_stored(self, newest: int, progress: Progress) -> frozenset[int]:
+        """Wait until the remote has every block up to number *newest*; returns those that it cannot get."""
         begin = stored = self._uploader.stored_bytes
         patience = trio.current_time() + GIVE_UP_S
         while self._meta.blocks.has_pending(newest, self._meta.damage.numbers()):
@@ -271,8 +287,7 @@ class Publisher:
                 progress(stored - begin, stored - begin + self._meta.blocks.pending_totals()[0])
             with trio.move_on_after(PROGRESS_S):
                 await self._uploader.progressed.wait()
-        if damaged := self._uploader.check_damaged():
-            raise LocalDamage(f"{damaged} blocks are damaged here and not on the remote")
+        return frozenset(number for number in self._meta.damage.unsendable() if number <= newest)
 
     async def check_writer(self) -> None:
         """Make sure that the repository is there and that we write to it.

@@ -12,9 +12,9 @@ from typing import Annotated, TypeVar
 import msgspec
 from blake3 import blake3
 
-from syncer.blocks.codec import HEADER, PLAIN_MAX_BYTES, SEALED_MAX_BYTES
+from syncer.blocks.codec import HEADER, SEALED_MAX_BYTES
 from syncer.errors import ObjectCorrupt
-from syncer.values import CONTENT, ID_BYTES, PEER_SHIFT, TREE, PeerId
+from syncer.values import CONTENT, ID_BYTES, PEER_SHIFT, PLAIN_MAX_BYTES, TREE, PeerId
 
 VERSION = 1
 FORMAT_KEY = "format"

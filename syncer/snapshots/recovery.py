@@ -180,11 +180,11 @@ class _Recovery:
         self._say("reading the index and the newest snapshot from the remote")
         meta.database.set_state("repository", repository)
         meta.database.set_state("machine", base.peer.machine)
-        await learn_packs(meta, self._backend)
+        known = await learn_packs(meta, self._backend)
         next_inode = 0
         if base.snapshot is not None:
             shot = base.snapshot
-            await build_tree(meta, self._backend, shot)
+            await build_tree(meta, self._backend, shot, known)
             meta.snapshots.learn(PeerId(shot.peer), shot.seq, TreeId(shot.root), shot.time_ns, encode(shot))
             meta.snapshots.built()
             next_inode = shot.next_inode if shot.peer == base.peer.peer else 0

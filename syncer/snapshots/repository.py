@@ -17,7 +17,15 @@ from syncer.backends.base import Backend, ObjectInfo
 from syncer.backends.confirmed import put_read_back
 from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
-from syncer.snapshots.build import INDEXES, build_tree, digest_of, learn_packs, listed_indexes, newest_snapshots
+from syncer.snapshots.build import (
+    INDEXES,
+    SEQS_AHEAD,
+    build_tree,
+    digest_of,
+    learn_packs,
+    listed_indexes,
+    newest_snapshots,
+)
 from syncer.snapshots.reading import read_format, read_record
 from syncer.snapshots.records import (
     FORMAT_KEY,
@@ -38,9 +46,6 @@ log = logging.getLogger(__name__)
 
 PEERS_MAX = 1024
 """Machines that ever wrote to a repository, one after the other: more are not believed."""
-SEQS_AHEAD = 4
-"""So many numbers after the newest snapshot that a listing shows are asked for: it may have left out one, and a
-number may have been skipped."""
 CHECK_S = 5.0
 """How long a mount of a known DATA looks at the remote before it goes on without. Publications look again."""
 
@@ -240,8 +245,7 @@ async def _build(meta: MetaStore, backend: Backend, snapshot: SnapshotRecord) ->
     for key, value in kept.items():
         if value is not None:
             meta.database.set_state(key, value)
-    await learn_packs(meta, backend)
-    await build_tree(meta, backend, snapshot)
+    await build_tree(meta, backend, snapshot, await learn_packs(meta, backend))
     place = PeerId(snapshot.peer), snapshot.seq
     meta.snapshots.learn(*place, TreeId(snapshot.root), snapshot.time_ns, encode(snapshot))
     meta.snapshots.built()

@@ -135,7 +135,7 @@ def test_the_budget_holds(
         assert remote.server
         load = Load(mount.path, tmp_path / "said")
         with slow(remote.server):
-            wait_until(lambda: load.said("done") >= load.files // 4, "a quarter is written")
+            wait_until(lambda: load.said("done") >= load.files // 4, "a quarter is written", lifetime_s)
         before = load.said("full")
         with remote.outage("stopped"):
             wait_until(lambda: load.said("full") > before, "a writer finds no room")

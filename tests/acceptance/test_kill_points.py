@@ -17,12 +17,14 @@ from tests.support.mount import Mount
 pytestmark = pytest.mark.slow
 
 SHORT_POINTS = ("stored/after",)
+OFTEN = {"commit": 20}
+"""What happens several times before a mount is ready; the others are passed twice."""
 
 
 @pytest.mark.parametrize("point", POINTS if LONG else SHORT_POINTS)
 def test_what_returned_survives_a_death_at(point: str, place: Path, remote_of: MakeRemote, tmp_path: Path) -> None:
     with Mount(place, remote_of("folder").url, 64, upload_delay_s=0.2, snapshot_interval_s=1.0) as mount:
-        mount.program = altered(f"kill={point}:3")
+        mount.program = altered(f"kill={point}:{OFTEN.get(point.partition('/')[0], 3)}")
         mount.start()
         workers = Workers(mount.path, tmp_path, 4)
         workers.make_folders()

@@ -18,15 +18,19 @@ from tests.support.long_form import LONG
 from tests.support.mount import Mount, forget_pages
 from tests.support.programs import run
 from tests.support.proxy import Proxy, Weather
+from tests.support.server_disks import needs_root, small_disk
 from tests.support.servers import S3Server
 
 pytestmark = [
     pytest.mark.slow,
+    needs_root,
     pytest.mark.skipif(not LONG, reason="takes half an hour: part of the long form (scripts/test --long)"),
 ]
 
 LOAD_S = 1800.0
 MEGABYTES = 200
+DISK_BYTES = 1_000_000_000
+"""Of the file system that DATA has to itself, so that it can be asked how much that takes at one instant."""
 DEADLINE_S = 120.0
 """Longer than any fault, so that no call may fail."""
 FAULT_S = 8.0
@@ -104,12 +108,14 @@ def resident_bytes(pid: int) -> int:
 
 
 def test_under_load_with_faults(place: Path, tmp_path: Path) -> None:
-    with S3Server() as server, Proxy(server.port) as proxy:
+    with S3Server() as server, Proxy(server.port) as proxy, small_disk(place / "disk", DISK_BYTES) as disk:
         extra = {**server.environment, "AWS_ENDPOINT_URL": proxy.endpoint}
         with Mount(
             place,
             server.url(place.name),
             MEGABYTES,
+            data=disk / "data",
+            alone=True,
             extra=extra,
             lifetime_s=LOAD_S + 1200,
             network_deadline_s=DEADLINE_S,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from syncer import datadir
+from tests.acceptance.conftest import MakeRemote
 from tests.support.command import syncer
 from tests.support.long_form import LONG
 from tests.support.mount import Mount
@@ -183,6 +184,41 @@ def test_what_is_damaged_on_the_remote_is_listed(place: Path) -> None:
         mount.start()
         assert (mount.path / "folder" / "large").read_bytes() == LARGE
         mount.stop()
+        mount.finish()
+
+
+def test_what_is_damaged_before_it_is_sent_keeps_nothing_else_here(place: Path, remote_of: MakeRemote) -> None:
+    """The snapshot is there and lacks the block; `flush`, `status` and `check` say so until the bytes come back."""
+    remote = remote_of("folder")
+    with Mount(place, remote.url, 64, network_deadline_s=5.0, upload_delay_s=0.5) as mount:
+        mount.expected_warnings = r" (WARNING|ERROR) syncer\."
+        mount.start()
+        mount.flush()
+        with remote.outage("stopped"):
+            (mount.path / "bad").write_bytes(PENDING)
+            wait_until(lambda: any(files_of(mount.data, "cache")), "it is sealed")
+            (file,) = files_of(mount.data, "cache")
+            file.write_bytes(bytes(len(PENDING)))
+            (mount.path / "good").write_bytes(LARGE)
+        outcome = syncer("flush", mount.data)
+        assert outcome.returncode == 30 and "1 block of bad, damaged here" in outcome.stderr, outcome.stderr
+        assert outcome.stderr.count("\n") == 1
+        assert mount.status()["damaged_paths"] == ["bad"]
+        said = syncer("check", mount.data, "--remote")
+        assert said.returncode == 2 and "/bad" in said.stdout + said.stderr, said
+        mount.stop()
+        mount.forget_data()
+        mount.start()
+        assert (mount.path / "good").read_bytes() == LARGE
+        with pytest.raises(OSError) as caught:
+            (mount.path / "bad").read_bytes()
+        assert caught.value.errno == errno.EIO
+        assert mount.status()["damaged_paths"] == ["bad"]
+        (mount.path / "again").write_bytes(PENDING)
+        mount.flush()
+        assert (mount.path / "bad").read_bytes() == PENDING
+        mount.umount(wait=True)
+        mount.run("check", mount.data, "--remote", "--read-data")
         mount.finish()
 
 

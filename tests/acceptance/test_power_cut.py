@@ -4,6 +4,8 @@ DATA is on ext4 on a disk of ours that forgets what was not flushed (tests/suppo
 what it has.
 """
 
+import errno
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -92,6 +94,55 @@ def play(place: Path, remote: str, logs: Path, rounds: int, *alterations: str) -
 
 def test_what_was_fsynced_survives_power_cuts(place: Path, remote_of: MakeRemote, tmp_path: Path) -> None:
     play(place, remote_of("folder").url, tmp_path, ROUNDS)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_an_fsync_after_one_that_failed_is_no_lie(small: bool, place: Path, remote_of: MakeRemote) -> None:
+    """The kernel forgets that it has not written what the disk refused: the next sync would succeed without it."""
+    data = random.Random(1).randbytes(1000 if small else 300_000)
+    with PowerCutDisk(place, DISK_BYTES) as disk:
+        mount = Mount(
+            place,
+            remote_of("folder").url,
+            64,
+            data=disk.folder / "data",
+            upload_delay_s=3600.0,
+            snapshot_interval_s=1e9,
+        )
+        mount.expected_warnings = r" ERROR syncer\.engine: checkpoint"
+        mount.program = altered("rebooted")
+        with mount:
+            mount.start()
+            fsynced(mount.path / "before", b"before")
+            (journal,) = (mount.data / "journal").iterdir()
+            if not small:
+                (mount.path / "f").write_bytes(data)
+                fsynced(mount.path / "f", data)
+            spoiled = journal if small else max((mount.data / "dirty").iterdir())  # the overlay, after the tail
+            with disk.spoiled(spoiled), pytest.raises(OSError) as caught:
+                fsynced(mount.path / "f", data[::-1])
+            assert caught.value.errno == errno.EIO
+            fsynced(mount.path / "f", b"")
+            disk.cut("none", "")
+            mount.kill()
+            disk.pull_out()
+            disk.plug_in()
+            mount.start()
+            assert (mount.path / "before").read_bytes() == b"before"
+            assert (mount.path / "f").read_bytes() == data[::-1]
+            mount.stop()
+            check_stopped(mount.data, power_went=True)
+            mount.finish()
+
+
+def fsynced(path: Path, data: bytes) -> None:
+    """Write *data* over the beginning of the file. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        assert os.pwrite(descriptor, data, 0) == len(data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.skipif(not LONG, reason="takes minutes: only in the long form")

@@ -11,8 +11,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.blocks.codec import HEADER, PLAIN, PLAIN_MAX_BYTES, ZSTD, block_id, open_sealed, seal
+from syncer.blocks.codec import HEADER, PLAIN, ZSTD, block_id, open_sealed, seal
 from syncer.errors import ObjectCorrupt
+from syncer.values import PLAIN_MAX_BYTES
 
 TEXT = b"".join(b"line %d of a text that repeats itself\n" % number for number in range(5000))
 

@@ -9,7 +9,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.blocks.codec import HEADER, PLAIN_MAX_BYTES, SEALED_MAX_BYTES, block_id, open_sealed, seal
+from syncer.blocks.codec import HEADER, SEALED_MAX_BYTES, block_id, open_sealed, seal
 from syncer.blocks.pack import (
     FOOTER,
     LIST_MAX_BYTES,
@@ -23,7 +23,7 @@ from syncer.blocks.pack import (
     tail_bytes,
 )
 from syncer.errors import ObjectCorrupt
-from syncer.values import CONTENT, PACK_BYTES, TREE, PackId
+from syncer.values import CONTENT, PACK_BYTES, PLAIN_MAX_BYTES, TREE, PackId
 
 
 def packed(plains: list[bytes], kind: int = CONTENT) -> Pack:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from syncer.backends.memory import MemoryBackend
 from syncer.blocks.pack import pack_key
 from syncer.engine import Engine
 from syncer.errors import LocalDamage, ObjectCorrupt, ObjectMissing
+from syncer.meta import rules
 from syncer.meta.blocktable import Block
-from tests.support.opened import create, evict_all, flush, landed, opened
+from syncer.meta.extents import Extent
+from tests.support.opened import READER, WRITER, create, evict_all, flush, landed, opened
 
 DATA = os.urandom(200_000)
 """One block, and a file of the cache."""
@@ -73,10 +76,96 @@ async def test_a_block_that_the_disk_does_not_give_keeps_no_other_from_leaving(t
         block = block_of(engine, bad)
         engine.store.cache.path(block.id).unlink()
         engine.store.cache.path(block.id).symlink_to(NO_DISK)
-        with pytest.raises(LocalDamage, match="1 blocks are damaged here"):
+        with pytest.raises(LocalDamage, match="but 1 block of bad, damaged here"):
             await flush(engine)
         assert block_of(engine, good).location is not None
         assert engine.meta.damage.paths(engine.meta.damage.numbers()) == [b"bad"]
+
+
+async def test_a_snapshot_that_lacks_a_block_is_a_snapshot(tmp_path: Path) -> None:
+    """One bad block must not keep all that is written after it from the remote."""
+    remote = MemoryBackend()
+    data, large = tmp_path / "data", os.urandom(3_000_000)
+    async with opened(data, remote) as engine:
+        bad, _ = await written(engine, b"bad", large)
+        await written(engine, b"good", DATA)
+        await engine.sealer.seal_everything()
+        lost = engine.meta.extents.find(bad, 0, len(large))[1]
+        block = engine.meta.blocks.get(lost.source)
+        engine.store.cache.path(block.id).write_bytes(bytes(block.size))
+        with pytest.raises(LocalDamage, match="1 block of bad, damaged here"):
+            await flush(engine)
+        with pytest.raises(LocalDamage, match="1 block of bad, damaged here"):
+            await flush(engine)  # and there is nothing new to publish
+        assert engine.meta.snapshots.head_name() == "1/1"
+        await written(engine, b"later")
+        await engine.publisher.publish("auto")
+        assert engine.meta.snapshots.head_name() == "1/2"
+    async with opened(tmp_path / "reader", remote, wish=READER) as engine:
+        await _has_all_but(engine, large, lost)
+        assert engine.meta.damage.paths(engine.meta.damage.numbers()) == [b"bad"]
+    async with opened(tmp_path / "next", remote, wish=replace(WRITER, take_over=True)) as engine:
+        await _has_all_but(engine, large, lost)
+        await written(engine, b"restored", large)
+        await flush(engine)
+        assert not engine.meta.damage.numbers()
+        assert await content(engine, _opened(engine, b"bad"), len(large)) == large
+        assert engine.meta.database.connection.execute(rules.SUMS).fetchone()[0] == len(large) + len(DATA)
+        assert engine.meta.blocks.content_totals()[0] == len(large) + len(DATA)
+    async with opened(tmp_path / "last", remote, wish=READER) as engine:
+        assert await content(engine, _opened(engine, b"bad"), len(large)) == large
+
+
+def _opened(engine: Engine, name: bytes) -> int:
+    number = engine.meta.names.lookup(1, name)
+    assert number is not None
+    return engine.file_system.handles.open(engine.meta.inodes.need(number))
+
+
+async def _has_all_but(engine: Engine, large: bytes, lost: Extent) -> None:
+    """Every byte of the files, and EIO for those of *lost*."""
+    for name in (b"good", b"later"):
+        assert await content(engine, _opened(engine, name)) == DATA
+    bad = _opened(engine, b"bad")
+    for start, end in ((0, lost.start), (lost.end, len(large))):
+        for offset in range(start, end, 131_072):
+            length = min(131_072, end - offset)
+            assert await engine.file_system.read(bad, offset, length) == large[offset : offset + length]
+    for offset in (lost.start, lost.end - 1):
+        with pytest.raises(LocalDamage):
+            await engine.file_system.read(bad, offset, 1)
+
+
+async def test_a_block_that_comes_after_its_snapshot_is_listed(tmp_path: Path) -> None:
+    """A repair has found its bytes: nothing has changed, and yet there is something to publish."""
+    remote = MemoryBackend()
+    async with opened(tmp_path / "data", remote) as engine:
+        number, _ = await written(engine, b"f")
+        await engine.sealer.seal_everything()
+        path = engine.store.cache.path(block_of(engine, number).id)
+        path.write_bytes(DATA[::-1])
+        with pytest.raises(LocalDamage):
+            await flush(engine)
+        path.write_bytes(DATA)
+    async with opened(tmp_path / "data", remote) as engine:
+        await flush(engine)
+        await flush(engine)
+    assert len([key for key in remote.objects if key.startswith("snapshots/")]) == 1
+    async with opened(tmp_path / "new machine", remote, wish=READER) as engine:
+        assert await content(engine, _opened(engine, b"f")) == DATA
+
+
+async def test_automatic_snapshots_tell_of_damage_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        for name in (b"one", b"two"):
+            number, _ = await written(engine, name, os.urandom(200_000))
+            await engine.sealer.seal_everything()
+            engine.store.cache.path(block_of(engine, number).id).write_bytes(DATA)
+            for count in range(2):
+                create(engine, name + b" %d" % count)
+                await engine.publisher.publish("auto")
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("publisher")]
+    assert [text.split()[3] for text in told] == ["1", "2"], told
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -13,7 +13,7 @@ from syncer.engine import Engine
 from syncer.errors import BackendError, ObjectCorrupt, RemoteUnreachable, WrongRepository
 from syncer.snapshots.repository import read_peers
 from tests.engine.test_damage import DATA, block_of, content, written
-from tests.support.opened import create, evict_all, flush, landed, opened
+from tests.support.opened import READER, create, evict_all, flush, landed, opened
 
 YEARS_S = 5 * 365 * 86_400
 
@@ -119,6 +119,39 @@ async def test_a_listing_that_leaves_out_the_newest(tmp_path: Path, left_out: st
                 assert engine.meta.names.lookup(1, b"btwo") is not None
                 assert engine.meta.peer == 3
     assert {key: memory.objects[key] for key in before} == before
+
+
+async def test_an_index_that_a_listing_leaves_out_is_asked_for_by_name(tmp_path: Path) -> None:
+    """Nothing counts as damaged because a listing has no index of it."""
+    memory = MemoryBackend()
+    async with opened(tmp_path / "one", memory) as engine:
+        await written(engine, b"f")
+        engine.uploader.hurry += 1
+        with trio.fail_after(20):
+            while not engine.meta.blocks.has_unindexed_packs():
+                await engine.sealer.seal_everything()
+                engine.uploader.wake()
+                await engine.uploader.progressed.wait()
+        await engine.publisher.publish_index()  # of the blocks alone: the trees come in another
+        await engine.flush(lambda done, total: None, released=True)
+    assert len([key for key in memory.objects if key.startswith("index/")]) == 2
+    for skip in (0, 1):
+        lie = Fault(operation="list", prefix="index/", lie=True, skip=skip)
+        async with FaultyBackend(memory, lie) as remote:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(FaultyBackend, "next_item", _tolerant)
+                if skip:
+                    with pytest.raises(ObjectCorrupt, match="in no index"):
+                        async with opened(tmp_path / str(skip), remote, wish=READER):
+                            pass
+                    continue
+                async with opened(tmp_path / str(skip), remote, wish=READER) as engine:
+                    assert not engine.meta.damage.numbers()
+                    number = engine.meta.names.lookup(1, b"f")
+                    assert number is not None
+                    assert (
+                        await content(engine, engine.file_system.handles.open(engine.meta.inodes.need(number))) == DATA
+                    )
 
 
 async def _tolerant(self: FaultyBackend, prefix: str, inner):  # type: ignore[no-untyped-def]

@@ -7,19 +7,22 @@ from pathlib import Path
 import pytest
 import trio
 
+from syncer.app import status_of
 from syncer.backends.memory import MemoryBackend
-from syncer.errors import LocalDamage, WrongRepository
+from syncer.blocks.pack import read_list
+from syncer.config import Config
+from syncer.errors import LocalDamage, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots import publisher
 from syncer.snapshots.records import SnapshotRecord, decode
 from syncer.snapshots.repository import join
-from syncer.values import ROOT_INODE
+from syncer.values import CONTENT, ROOT_INODE
 from tests.support.opened import READER, WRITER, SlowLine, create, flush, opened
 
 WRITE_BYTES = 131_072
 
 
-async def test_damage_stops_publishing_only_while_something_needs_it(tmp_path: Path) -> None:
+async def test_damage_is_reported_only_while_something_needs_it(tmp_path: Path) -> None:
     remote = MemoryBackend()
     async with opened(tmp_path, remote) as engine:
         number, handle = create(engine, b"bad")
@@ -28,7 +31,7 @@ async def test_damage_stops_publishing_only_while_something_needs_it(tmp_path: P
         engine.commit()
         (extent,) = engine.meta.extents.find(number, 0, 300_000)
         engine.store.cache.path(engine.meta.blocks.get(extent.source).id).write_bytes(b"x" * 10)
-        with pytest.raises(LocalDamage, match="1 blocks are damaged"):
+        with pytest.raises(LocalDamage, match="1 block of bad, damaged here"):
             await flush(engine)
         engine.file_system.release(handle)
         engine.file_system.unlink(ROOT_INODE, b"bad")
@@ -45,6 +48,65 @@ async def test_a_slow_line_is_given_the_time_it_needs(tmp_path: Path, monkeypatc
         for offset in range(0, 40_000_000, WRITE_BYTES):
             await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
         await flush(engine)
+
+
+async def test_where_a_file_is_can_be_seen(tmp_path: Path) -> None:
+    """By its xattr, and by what waits and for how long."""
+    config = Config(remote="memory", budget_bytes=64_000_000)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e6) as engine:
+        number, handle = create(engine, b"f")
+        await engine.file_system.write(handle, 0, os.urandom(WRITE_BYTES))
+        seen = []
+        for step in (engine.sealer.seal_everything, lambda: flush(engine), lambda: flush(engine)):
+            seen.append((engine.file_system.getxattr(number, b"user.syncer.state"), status_of(engine, config, None)))
+            await step()
+        assert [state for state, _ in seen] == [b"dirty", b"local", b"uploaded"]
+        assert [status.pending_upload_bytes for _, status in seen] == [WRITE_BYTES, WRITE_BYTES, 0]
+        ages = [status.oldest_pending_s for _, status in seen]
+        assert ages[1] is not None and 0 <= ages[1] < 60 and ages[2] is None
+        assert [status.head for _, status in seen] == [None, None, "1/1"]
+
+
+class Away(MemoryBackend):
+    """A remote that takes no packs while it is `gone`; `packs` are those that were to be put, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+        self.packs: list[bytes] = []
+
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        if key.startswith("packs/"):
+            self.packs.append(bytes(data))
+            if self.gone:
+                raise RemoteUnreachable("gone")
+        await super().put(key, data)
+
+
+async def test_after_an_outage_the_oldest_leaves_first(tmp_path: Path) -> None:
+    remote = Away()
+    async with opened(tmp_path, remote, upload_parallelism=1) as engine:  # those under way together have no order
+        remote.gone = True
+        for count in range(6):
+            _, handle = create(engine, b"%d" % count)
+            for offset in range(0, 50 * WRITE_BYTES, WRITE_BYTES):
+                await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+            await engine.sealer.seal_quiet(0.0)
+        engine.uploader.hurry += 1
+        engine.uploader.wake()
+        with trio.fail_after(20):
+            while engine.uploader.error is None or engine.uploader._running:
+                await engine.uploader.progressed.wait()
+        remote.gone = False
+        remote.packs.clear()
+        await flush(engine)
+        oldest = []
+        for data in remote.packs:
+            kind, entries = read_list(data)
+            if kind == CONTENT:
+                blocks = [engine.meta.blocks.find(entry.id) for entry in entries]
+                oldest.append(min(block.number for block in blocks if block is not None))
+        assert len(oldest) >= 4 and oldest == sorted(oldest)
 
 
 async def test_data_brought_back_from_a_copy_overwrites_nothing(tmp_path: Path) -> None:

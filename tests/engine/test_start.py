@@ -86,7 +86,7 @@ async def test_no_statement_of_daily_work_goes_over_the_collection(tmp_path: Pat
         assert await engine.file_system.read(handle, 0, 10) == b"y" * 10
         await landed(engine)
         engine.file_system.unlink(ROOT_INODE, b"another")
-        engine.uploader.check_damaged()
+        engine.meta.damage.unsendable()
         engine.commit()
         found = walks(statements, tmp_path)
         assert not found, "\n".join(map(str, found))

@@ -21,7 +21,7 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from syncer.blocks.codec import HEADER, PLAIN_MAX_BYTES, ZSTD, block_id, open_sealed, seal
+from syncer.blocks.codec import HEADER, ZSTD, block_id, open_sealed, seal
 from syncer.blocks.pack import FOOTER, MAGIC, PackBuilder, read_list
 from syncer.errors import ObjectCorrupt
 from syncer.snapshots.extenttree import build_extents, iter_extents
@@ -50,7 +50,7 @@ from syncer.snapshots.records import (
     encode_format,
 )
 from syncer.snapshots.tree import build_directory, build_root, iter_directory, load_root
-from syncer.values import BlockId, TreeId
+from syncer.values import PLAIN_MAX_BYTES, BlockId, TreeId
 from tests.support.long_form import LONG
 
 LONG_S = 600.0

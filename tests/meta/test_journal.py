@@ -1,5 +1,6 @@
 """What `append` returned from is read again, up to the record that a crash cut short, and nothing after it."""
 
+import errno
 import os
 import struct
 import zlib
@@ -199,3 +200,72 @@ def test_a_record_that_is_taken_back_was_never_there(tmp_path: Path) -> None:
     journal.append(b"next")
     journal.close()
     assert payloads_from(tmp_path) == [b"kept", b"next"]
+
+
+class RefusingDisk:
+    """Refuses to sync once, and forgets what it did not take: what the kernel then says is durable is not."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, drops: bool) -> None:
+        self.refuses = False
+        self._fdatasync = os.fdatasync
+        self._drops = drops
+        self.written_again: list[tuple[int, int]] = []
+        pwrite = os.pwrite
+
+        def watched(descriptor: int, data: bytes, offset: int) -> int:
+            self.written_again.append((offset, offset + len(data)))
+            return pwrite(descriptor, data, offset)
+
+        patch.setattr(os, "fdatasync", self._sync)
+        patch.setattr(os, "pwrite", watched)
+
+    def _sync(self, descriptor: int) -> None:
+        if not self.refuses:
+            return self._fdatasync(descriptor)
+        self.refuses = False
+        if self._drops:
+            path, length = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size
+            Path(path).write_bytes(bytes(length))
+        raise OSError(errno.EIO, "the disk refuses")
+
+
+def test_what_a_failed_sync_left_out_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_segments: None
+) -> None:
+    disk = RefusingDisk(monkeypatch, drops=False)
+    journal = Journal(tmp_path, 0)
+    journal.append(PAYLOADS[0])
+    journal.sync()
+    durable = journal.durable
+    for payload in PAYLOADS[1:]:
+        journal.append(payload)
+    disk.refuses = True
+    with pytest.raises(OSError, match="refuses"):
+        journal.sync()
+    assert journal.durable == durable
+    journal.append(b"after")
+    end = journal.end
+    journal.sync()
+    assert journal.durable == end and not journal.is_doubted
+    assert sum(high - low for low, high in disk.written_again) == end - durable
+    assert payloads_from(tmp_path) == [*PAYLOADS, b"after"]
+    disk.written_again.clear()
+    journal.append(b"more")
+    journal.sync()
+    assert not disk.written_again
+    journal.close()
+
+
+def test_what_the_kernel_has_dropped_is_not_called_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = RefusingDisk(monkeypatch, drops=True)
+    journal = Journal(tmp_path, 0)
+    journal.append(PAYLOADS[0])
+    disk.refuses = True
+    for _ in range(3):
+        with pytest.raises(OSError):
+            journal.sync()
+    journal.durable = journal.end  # a checkpoint has made up for it
+    journal.append(PAYLOADS[1])
+    journal.sync()
+    assert journal.durable == journal.end
+    journal.close()

@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from syncer.blocks.codec import PLAIN_MAX_BYTES
 from syncer.blocks.pack import FOOTER, LIST_MAX_BYTES, MAGIC, PACK_BLOCKS
 from syncer.snapshots import records
 from syncer.snapshots.levels import SHAPE
@@ -20,7 +19,7 @@ from syncer.snapshots.nodes import (
     Extent,
     Node,
 )
-from syncer.values import BLOCK_MAX_BYTES, BLOCK_MEAN_BYTES, BLOCK_MIN_BYTES, PACK_BYTES
+from syncer.values import BLOCK_MAX_BYTES, BLOCK_MEAN_BYTES, BLOCK_MIN_BYTES, PACK_BYTES, PLAIN_MAX_BYTES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 KIB, MIB = 1024, 1024 * 1024

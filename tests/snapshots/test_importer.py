@@ -1,6 +1,7 @@
 """Filling meta.db from a remote: entries that no file system can have are refused, not stored."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from syncer.errors import ObjectCorrupt
 from syncer.meta.importer import ImportedInode, Importer
 from syncer.meta.store import MetaStore
-from syncer.values import ROOT_INODE, BlockId, PackId, TreeId
+from syncer.values import PLAIN_MAX_BYTES, ROOT_INODE, BlockId, PackId, TreeId
 
 ID = bytes(range(32))
 DIRECTORY, FILE = 0o040755, 0o100644
@@ -45,9 +46,37 @@ def test_further_names_of_a_file_share_its_inode(meta: MetaStore, importer: Impo
     assert [(e.start, e.length) for e in meta.extents.find(5, 0, 10)] == [(0, 10)]
 
 
-def test_a_block_that_no_index_lists_is_corrupt(importer: Importer) -> None:
-    with pytest.raises(ObjectCorrupt, match="1 blocks are in the tree and in no index"):
-        importer.add_entries(ROOT_INODE, [(b"a", inode(5, FILE, 1, ID))], [])
+OTHER = bytes(32)
+
+
+def test_a_block_that_no_index_lists_is_damaged(meta: MetaStore, importer: Importer) -> None:
+    importer.add_pack(PackId(ID), 100, 0, 1, [(BlockId(ID), 0, 15, 10)])
+    importer.add_entries(ROOT_INODE, [(b"a", inode(5, FILE, 1, ID, OTHER))], [])
+    longer = replace(inode(6, FILE), size=30, extents=((0, 30, BlockId(OTHER), 20),))
+    importer.add_entries(ROOT_INODE, [(b"b", longer)], [])
+    meta.commit()
+    block = meta.blocks.find(BlockId(OTHER))
+    assert block is not None and (block.size, block.location, block.cached) == (50, None, 0)
+    assert meta.damage.numbers() == {block.number}
+    assert meta.damage.paths({block.number}) == [b"a", b"b"]
+    assert meta.blocks.content_totals()[0] == 60
+    assert meta.blocks.pending_totals() == (0, 0, None), "it is nowhere, so it waits for nothing"
+    assert importer.unlisted == {OTHER: 50}
+
+
+def test_a_block_that_another_index_lists_after_all_is_none(meta: MetaStore, importer: Importer) -> None:
+    importer.add_entries(ROOT_INODE, [(b"a", inode(5, FILE, 1, OTHER))], [])
+    importer.add_pack(PackId(ID), 100, 0, 1, [(BlockId(OTHER), 0, 45, 40)])
+    importer.list_again()
+    meta.commit()
+    assert not meta.damage.numbers() and not importer.unlisted
+    assert meta.blocks.content_totals()[0] == 40
+
+
+def test_no_block_is_longer_than_blocks_may_be(importer: Importer) -> None:
+    far = replace(inode(5, FILE), extents=((0, 1, BlockId(OTHER), PLAIN_MAX_BYTES),))
+    with pytest.raises(ObjectCorrupt, match="none is so long"):
+        importer.add_entries(ROOT_INODE, [(b"a", far)], [])
 
 
 def test_a_name_that_comes_twice_is_corrupt(importer: Importer) -> None:

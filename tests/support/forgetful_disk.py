@@ -7,15 +7,19 @@ means, and this decides only what a real disk may: after a cut all, none or any 
     python -m tests.support.forgetful_disk FOLDER IMAGE
 """
 
+import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import random
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self, cast
@@ -32,6 +36,8 @@ SECTOR_BYTES = 4096
 DISK = b"disk"
 DISK_INODE = 2
 WITHIN_S = 60.0
+FIBMAP = 1
+"""Asks where on the disk a block of a file is (linux/fs.h)."""
 
 
 class Disk(pyfuse3.Operations):
@@ -46,6 +52,13 @@ class Disk(pyfuse3.Operations):
             _copy_data(file.fileno(), self._now)
         self._unflushed: list[tuple[int, bytes]] = []
         self._is_off = False
+        self._bad = range(0)
+        """Writes to these bytes fail."""
+
+    def spoil(self, begin: int, end: int) -> int:
+        """Writes to [begin, end) fail from now on."""
+        self._bad = range(begin, end)
+        return len(self._bad)
 
     def cut(self, manner: Manner, seed: str) -> int:
         """The power goes: decide what of the unflushed is there. Returns how many sectors that were."""
@@ -92,7 +105,7 @@ class Disk(pyfuse3.Operations):
         return self._now[offset : offset + length]
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
-        if self._is_off:
+        if self._is_off or range(max(offset, self._bad.start), min(offset + len(data), self._bad.stop)):
             raise pyfuse3.FUSEError(errno.EIO)
         self._now[offset : offset + len(data)] = data
         self._unflushed.append((offset, bytes(data)))
@@ -132,11 +145,14 @@ async def _serve(folder: str, disk: Disk) -> None:
 
 
 def _obey(disk: Disk, token: trio.lowlevel.TrioToken) -> None:
-    """Cuts, as they are asked for on standard input; its end is ours."""
+    """Cuts and faults, as they are asked for on standard input; its end is ours."""
     for line in sys.stdin:
-        manner, seed = line.split()
-        count = trio.from_thread.run_sync(partial(disk.cut, cast(Manner, manner), seed), trio_token=token)
-        print(count, flush=True)
+        match line.split():
+            case "spoil", begin, end:
+                action = partial(disk.spoil, int(begin), int(end))
+            case manner, seed:
+                action = partial(disk.cut, cast(Manner, manner), seed)
+        print(trio.from_thread.run_sync(action, trio_token=token), flush=True)
     os._exit(0)
 
 
@@ -189,8 +205,24 @@ class PowerCutDisk:
 
     def cut(self, manner: Manner, seed: str) -> int:
         """Cut the power: every call to the disk fails from now on, and it forgets. How many sectors were at stake."""
+        return self._do(f"{manner} {seed}")
+
+    @contextlib.contextmanager
+    def spoiled(self, path: Path) -> Iterator[None]:
+        """Within it the disk refuses to write the first block of a file, which has been synced before."""
+        with open(path, "rb") as file:
+            (block,) = struct.unpack("i", fcntl.ioctl(file.fileno(), FIBMAP, struct.pack("i", 0)))
+            size = os.fstatvfs(file.fileno()).f_bsize
+        assert block, "it has no place on the disk yet"
+        self._do(f"spoil {block * size} {(block + 1) * size}")
+        try:
+            yield
+        finally:
+            self._do("spoil 0 0")
+
+    def _do(self, what: str) -> int:
         assert self._process and self._process.stdin
-        self._process.stdin.write(f"{manner} {seed}\n")
+        self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
         return int(self._answer())
 

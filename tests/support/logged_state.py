@@ -173,5 +173,5 @@ def _found(names: dict[str, int], final: State, folder: Path, log: Log) -> State
 def _difference(path: Path, data: bytes, wanted: bytes, log: Log, offset: int = 0) -> str:
     shorter = min(len(data), len(wanted))
     first = next((at for at in range(offset, shorter) if data[at] != wanted[at]), shorter)
-    about = [operation for operation in log.all if path.name in operation]
+    about = log.all
     return f"{path}: {len(data)} bytes, should be {len(wanted)}, wrong from {first}; what was done to it: {about}"

@@ -35,6 +35,9 @@ NO_WARNING = r"(?!)"
 class Watch:
     """What DATA and the mount's processes took at most, seen from outside: `du`, /proc/PID/fd and /proc/PID/status.
 
+    `du` looks at one thing after the other: bytes that make room for others meanwhile may count twice. Where DATA has a
+    file system to itself, that one is asked, which knows what it holds at one instant.
+
     Runs in a thread of its own from `start` to `stop`. Nothing here asks syncer.
 
     Attributes:
@@ -44,13 +47,15 @@ class Watch:
         looks: how often it has looked.
     """
 
-    def __init__(self, data: Path, pid: int) -> None:
+    def __init__(self, data: Path, pid: int, *, alone: bool) -> None:
+        """*alone*: DATA has a file system to itself."""
         self.disk_bytes = 0
         self.parts: dict[str, int] = {}
         self.memory_bytes = 0
         self.looks = 0
         self._data = data
         self._pid = pid
+        self._alone = alone
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -64,13 +69,20 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        parts = {**self._on_disk(), "deleted": self._deleted_but_open()}
+        parts = self._at_once() or {**self._on_disk(), "deleted": self._deleted_but_open()}
         disk_bytes = sum(parts.values())
         if disk_bytes > self.disk_bytes:
             self.disk_bytes, self.parts = disk_bytes, parts
         porters = sum(own_memory_bytes(child) for child in children(self._pid))
         self.memory_bytes = max(self.memory_bytes, peak_memory_bytes(self._pid) + porters)
         self.looks += 1
+
+    def _at_once(self) -> dict[str, int]:
+        """What the file system holds that is DATA's alone; nothing when there is none."""
+        if not self._alone:
+            return {}
+        found = os.statvfs(self._data)
+        return {"all": (found.f_blocks - found.f_bfree) * found.f_frsize}
 
     def _on_disk(self) -> dict[str, int]:
         """The bytes of each thing in DATA."""
@@ -141,9 +153,12 @@ class Mount:
         extra: Mapping[str, str] | None = None,
         lifetime_s: float = 120.0,
         data: Path | None = None,
+        alone: bool = False,
         **settings: object,
     ) -> None:
-        """Below *place*, *data* aside. *settings* are keys of config.toml; after *lifetime_s* a mount is killed."""
+        """Below *place*, *data* aside, which may be *alone* on its file system. *settings* are keys of config.toml;
+        after *lifetime_s* a mount is killed.
+        """
         self.data = data or place / "data"
         self.path = place / "mnt"
         self.path.mkdir(parents=True, exist_ok=True)
@@ -153,6 +168,7 @@ class Mount:
         self.looks = 0
         self._config = Config(remote=remote, budget_bytes=megabytes * MEGABYTE, **settings)  # type: ignore[arg-type]
         self._plain = not settings
+        self._alone = alone
         self.program: Sequence[str] = SYNCER
         self._extra = dict(extra or {})
         self._lifetime_s = lifetime_s
@@ -197,7 +213,7 @@ class Mount:
         while " is ready (" not in self.output:
             assert self._process.poll() is None and time.monotonic() < deadline, f"no mount: {self.output}"
             time.sleep(0.01)
-        self._watch = Watch(self.data, self.pid)
+        self._watch = Watch(self.data, self.pid, alone=self._alone)
         return self
 
     def _arguments(self) -> list[str]:

@@ -14,9 +14,9 @@ from tests.support.command import SYNCER, environment
 DEADLINE_S = 60.0
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Look until *condition* holds. Raises: AssertionError: it did not within DEADLINE_S."""
-    end = time.monotonic() + DEADLINE_S
+def wait_until(condition: Callable[[], object], what: str, within_s: float | None = None) -> None:
+    """Look until *condition* holds. Raises: AssertionError: it did not *within_s* (DEADLINE_S)."""
+    end = time.monotonic() + (DEADLINE_S if within_s is None else within_s)
     while not condition():
         assert time.monotonic() < end, f"waited in vain until {what}"
         time.sleep(0.01)
