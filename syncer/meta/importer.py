@@ -48,10 +48,19 @@ class Importer:
         could not read them any more."""
 
     def add_pack(
-        self, pack_id: PackId, size: int, kind: int, seq: int | None, entries: Iterable[tuple[BlockId, int, int, int]]
+        self,
+        pack_id: PackId,
+        size: int,
+        kind: int,
+        seq: int | None,
+        entries: Iterable[tuple[BlockId, int, int, int]],
+        *,
+        late: bool = False,
     ) -> None:
         """A pack with its blocks: (block id, offset, sealed bytes, plain bytes). The last pack to list a block counts:
-        it is put a second time when its first copy has turned out bad.
+        it is put a second time when its first copy has turned out bad, and when a prune copies it.
+
+        One that comes *late*, out of its order, counts for what no other lists.
         """
         self._database.begin()
         cursor = self._execute(
@@ -63,7 +72,8 @@ class Importer:
         cursor = self._executemany(
             "INSERT INTO blocks(id, size, refs, kind, pack, pack_offset, sealed_bytes, cached, used, born)"
             " VALUES (?, ?, 0, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT(id) DO UPDATE SET size = excluded.size,"
-            " pack = excluded.pack, pack_offset = excluded.pack_offset, sealed_bytes = excluded.sealed_bytes",
+            " pack = excluded.pack, pack_offset = excluded.pack_offset, sealed_bytes = excluded.sealed_bytes"
+            + (" WHERE blocks.pack IS NULL" if late else ""),
             [(block_id, plain, kind, pack, offset, sealed) for block_id, offset, sealed, plain in entries],
         )
         self._count(cursor.rowcount)

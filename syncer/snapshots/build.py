@@ -71,7 +71,7 @@ async def learn_packs(meta: MetaStore, backend: Backend) -> set[Place]:
     return {place for key in keys if (place := parse_seq_key(key)) is not None}
 
 
-async def _learn_index(importer: Importer, backend: Backend, key: str) -> None:
+async def _learn_index(importer: Importer, backend: Backend, key: str, *, late: bool = False) -> None:
     """Raises: BackendError, ObjectCorrupt among them."""
     record = await read_record(backend, key, IndexRecord)
     if (record.peer, record.seq) != parse_seq_key(key):
@@ -83,6 +83,7 @@ async def _learn_index(importer: Importer, backend: Backend, key: str) -> None:
             pack.kind,
             record.seq,
             [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks],
+            late=late,
         )
     await trio.lowlevel.checkpoint()
 
@@ -100,7 +101,7 @@ async def _learn_left_out(importer: Importer, backend: Backend, snapshot: Snapsh
         gaps = (seq for seq in range(last + SEQS_AHEAD, 0, -1) if (peer, seq) not in known)
         for seq in itertools.islice(gaps, GAPS_ASKED):
             with contextlib.suppress(ObjectMissing):
-                await _learn_index(importer, backend, index_key(PeerId(peer), seq))
+                await _learn_index(importer, backend, index_key(PeerId(peer), seq), late=True)
     importer.list_again()
 
 

@@ -73,6 +73,17 @@ def test_a_block_that_another_index_lists_after_all_is_none(meta: MetaStore, imp
     assert meta.blocks.content_totals()[0] == 40
 
 
+def test_an_index_that_comes_late_says_where_what_others_lack_is_and_no_more(
+    meta: MetaStore, importer: Importer
+) -> None:
+    importer.add_pack(PackId(ID), 100, 0, 2, [(BlockId(ID), 0, 15, 10)])
+    older = PackId(bytes([7]) * 32)
+    importer.add_pack(older, 100, 0, 1, [(BlockId(ID), 0, 15, 10), (BlockId(OTHER), 15, 45, 40)], late=True)
+    places = {block: meta.blocks.find(BlockId(block)) for block in (ID, OTHER)}
+    packs = {block: found and found.location and found.location.pack for block, found in places.items()}
+    assert packs == {ID: PackId(ID), OTHER: older}, "the older copy may be bad, or about to go"
+
+
 def test_no_block_is_longer_than_blocks_may_be(importer: Importer) -> None:
     far = replace(inode(5, FILE), extents=((0, 1, BlockId(OTHER), PLAIN_MAX_BYTES),))
     with pytest.raises(ObjectCorrupt, match="none is so long"):
