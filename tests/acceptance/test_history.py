@@ -27,9 +27,10 @@ def names(folder: Path) -> list[str]:
 
 def snapshot(mount: Mount, known: int) -> str:
     """Take one; returns its name. Snapshots of one second would have longer names."""
-    wait_until(lambda: time.time() % 1 < 0.5, "the first half of a second")
     before = set(names(mount.path / HISTORY)) if known else set()
     mount.flush()
+    taken = int(time.time())
+    wait_until(lambda: int(time.time()) > taken, "the next second has begun")
     (new,) = set(names(mount.path / HISTORY)) - before
     return new
 
