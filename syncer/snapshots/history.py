@@ -205,6 +205,9 @@ class History:
         except (SyncerError, OSError) as error:
             log.warning("the snapshots on the remote cannot be listed: %s", error)
             self._refreshed_at = trio.current_time()
+        except Exception:  # whatever it is: it must not take the mount away from its users
+            log.exception("the list of snapshots could not be refreshed")
+            self._refreshed_at = trio.current_time()
         finally:
             self._refreshing = None
             done.set()
@@ -289,9 +292,12 @@ class History:
         if data is not None:
             return data
         block = await self._block(BlockId(tree))
-        with self._store.budget.pin([block.number]):
-            arrived = await self._store.fetch([block.number], self._deadline_s)
-            data = self._store.read(_whole(block), 0, block.size, arrived)
+        try:
+            with self._store.budget.pin([block.number]):
+                arrived = await self._store.fetch([block.number], self._deadline_s)
+                data = self._store.read(_whole(block), 0, block.size, arrived)
+        except KeyError as error:
+            raise ObjectMissing(f"tree node {tree.hex()} has been removed meanwhile") from error
         if data is None:
             raise ObjectCorrupt(f"node {tree.hex()} was damaged here as soon as it had come")
         return data

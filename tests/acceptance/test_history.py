@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import time
@@ -166,6 +167,36 @@ def test_a_file_larger_than_the_budget_comes_back_in_order(place: Path, remote_o
         with open(past, "rb") as file:
             file.seek(size // 2)
             assert file.read(8) == (size // len(part) // 2).to_bytes(8, "big")
+        mount.stop()
+        mount.finish()
+
+
+def waits_for_us(pid: int) -> bool:
+    """Whether the process sleeps in the kernel's part of FUSE."""
+    return Path(f"/proc/{pid}/wchan").read_text() in ("request_wait_answer", "__fuse_simple_request", "0")
+
+
+def test_a_signal_frees_who_waits_for_the_past(place: Path, remote_of: MakeRemote) -> None:
+    remote = remote_of("ssh", own=True)
+    with Mount(place, remote.url, 64, extra=remote.environment, network_deadline_s=30.0) as mount:
+        mount.expected_warnings = "did not deliver|cannot be listed|a call failed|cannot be asked"
+        mount.start()
+        (mount.path / "folder").mkdir()
+        (mount.path / "folder" / "file").write_bytes(b"x")
+        past = mount.path / HISTORY / snapshot(mount, 0) / "folder"
+        mount.umount()
+        mount.forget_data()
+        mount.start("--read-only")
+        assert past.parent.name in names(mount.path / HISTORY)
+        with remote.outage("frozen"):
+            process = subprocess.Popen(["ls", past], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            wait_until(lambda: waits_for_us(process.pid), "it waits for the tree")
+            assert os.listdir(mount.path) == ["folder"], "others are served meanwhile"
+            begin = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+            assert time.monotonic() - begin < 10
+        assert os.listdir(past) == ["file"]
         mount.stop()
         mount.finish()
 
