@@ -3,13 +3,13 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from syncer.errors import UsageError
 from syncer.snapshots.history import Snapshot, snapshot_of
