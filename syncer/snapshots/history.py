@@ -60,7 +60,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A state of the whole file system. *id* is the hex digits people may type the first of.
 
     *reason* is auto, manual, unmount or `before restore`. *logical_bytes*: sizes of all files; *unique_bytes*: of the
-        blocks they name. A struct, because there may be ten thousand, and who lists them does not want to wait.
+    blocks they name. A struct, because there may be ten thousand, and who lists them does not want to wait.
     """
 
     peer: PeerId
