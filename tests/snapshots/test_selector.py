@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from syncer.errors import UsageError
 from syncer.snapshots.history import Snapshot, snapshot_of
