@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from scripts.benchmark.collection import make_files
 from tests.acceptance.conftest import LONG, MakeRemote
 from tests.support.collection import Manifest, build, copy, differences, manifest
 from tests.support.mount import Mount, forget_pages
@@ -222,3 +224,34 @@ def test_history_alone_can_be_mounted_from_data_and_from_a_remote(place: Path, r
                 mount.run("umount", history)
         assert remote.keys() == objects, "looking at history wrote to the remote"
         mount.finish()
+
+
+def test_a_whole_snapshot_is_listed_like_the_live_tree(place: Path, remote_of: MakeRemote) -> None:
+    """`ls -lR`: in at most twice the time that it takes of this process on the live tree, and in little memory."""
+    count = 100_000 if LONG else 4_000
+    with Mount(place, remote_of("folder").url, 400 if LONG else 64, lifetime_s=1800.0 if LONG else 120.0) as mount:
+        mount.start()
+        mount.umount()
+        make_files(mount.data, count)
+        mount.start()
+        past = mount.path / HISTORY / names(mount.path / HISTORY)[-1] / "files"
+        before_bytes, spent = memory_bytes(mount.pid), []
+        for folder in (mount.path / "files", past):
+            begin = processor_s(mount.pid)
+            listed = subprocess.run(["ls", "-lR", folder], capture_output=True, check=True).stdout
+            assert listed.count(b"\n-rw") == count
+            spent.append(processor_s(mount.pid) - begin)
+        assert spent[1] <= 2 * spent[0] + 0.2, spent
+        assert memory_bytes(mount.pid) - before_bytes < 100_000_000
+        mount.stop()
+        mount.finish()
+
+
+def memory_bytes(pid: int) -> int:
+    return psutil.Process(pid).memory_info().rss
+
+
+def processor_s(pid: int) -> float:
+    """What the process has had of the processors: no other process counts."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
