@@ -117,7 +117,7 @@ class Restoring:
         except RemoteUnreachable as error:
             raise RemoteUnreachable(
                 f"no snapshot can be taken before: {error}",
-                hint="--no-snapshot restores without; it cannot be undone then",
+                hint="--no-snapshot restores without one, for good",
             ) from error
 
     async def _work(self, request: Request, plan: Plan, report: Report) -> None:
