@@ -182,7 +182,7 @@ class Engine:
         if self.meta.crashed:
             self.recovered = _recovered(self.meta.replayed, self.sealer.unsealed, erased)
             log.info("%s", self.recovered)
-        tasks = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
+        tasks = [self._commit_loop, self._checkpoint_loop, self.eraser.run, self.history.prepare]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]
         if publishing and not self.read_only:
