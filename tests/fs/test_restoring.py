@@ -513,3 +513,24 @@ async def test_a_remote_that_is_away_is_no_reason_to_lose_what_is_new(tmp_path: 
         handle = peer.file_system.open(number, 0)
         assert await peer.file_system.read(handle, 0, 10) == b"new"
         peer.file_system.release(handle)
+
+
+async def test_what_is_not_sealed_gives_way_too(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"file", b"old" * 60_000)
+        small = await peer.file(b"small", b"old")
+        await peer.publish()
+        parts = [
+            (extent.start, extent.length, peer.meta.blocks.get(extent.source).id, extent.source_offset)
+            for extent in peer.meta.extents.find(number, 0, 180_000)
+        ]
+        await peer.write(number, 70_000, b"over" * 5000)
+        await peer.write(number, 180_000, b"behind" * 5000)
+        await peer.write(small, 0, b"content")
+        for one in (number, small):
+            peer.file_system.io.relink(one, 0, 300_000, parts, 180_000)
+            assert (await content(peer, one)) == b"old" * 60_000
+        peer.meta.commit()
+        check_tables(peer.meta, set())
+        await peer.publish()
+        assert peer.file_system.state(peer.file_system.getattr(number)) == b"uploaded"
