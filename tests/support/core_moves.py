@@ -229,6 +229,19 @@ class Moves:
         if inode is not None and (overlays := self._meta.overlays.of(inode.number)):
             self._meta.extents.lose_overlay(inode.number, overlays[b % len(overlays)], b * 600, b * 600 + 5000)
 
+    def relink(self, a: int, b: int) -> None:
+        """A part of a file, or all from there on, becomes a block that there is."""
+        inode = self._file(a)
+        rows = self._rows(f"SELECT id, size FROM blocks WHERE kind = {CONTENT} AND size > 0 ORDER BY number")
+        if inode is None or not rows:
+            return
+        block_id, size = rows[b % len(rows)]
+        start = 0 if inode.content is not None else min(b * 300, inode.size)
+        end = start + size
+        reach, whole = (max(end, inode.size), end) if b % 2 else (end, max(end, inode.size))
+        parts = [(start, size, BlockId(block_id), 0)] if b % 3 else []
+        self._meta.extents.relink(inode.number, start, reach, parts, whole, self._now)
+
     def truncate(self, a: int, b: int) -> None:
         inode = self._file(a)
         if inode is not None:
@@ -252,6 +265,14 @@ class Moves:
     def indexed(self, a: int, b: int) -> None:
         packs = self._meta.blocks.unindexed_packs(2)
         self._meta.blocks.indexed([pack[0] for pack in packs], a)
+
+    def listed(self, a: int, b: int) -> None:
+        """Another peer's index lists a pack: with blocks that are here, and with one that nobody knew."""
+        rows = self._rows(f"SELECT id, size FROM blocks WHERE kind = {CONTENT} ORDER BY number")
+        entries = [(BlockId(row[0]), index * 10, 10, row[1]) for index, row in enumerate(rows[: b % 3])]
+        entries.append((self._block_id(("listed", a)), 10 * len(entries), 10, 55))
+        pack = PackId(identity(f"listed {a} {b}"))
+        self._meta.blocks.listed(pack, 10 * len(entries), CONTENT, 1, entries)
 
     def evicted(self, a: int, b: int) -> None:
         self._meta.blocks.evicted([block.number for block in self._meta.blocks.evictable(1 + a)])
