@@ -203,7 +203,9 @@ class Engine:
         if self.meta.crashed:
             self.recovered = _recovered(self.meta.replayed, self.sealer.unsealed, erased)
             log.info("%s", self.recovered)
-        tasks: list[Callable[[], Awaitable[None]]] = [self._commit_loop, self._checkpoint_loop, self.eraser.run]
+        tasks: list[Callable[[], Awaitable[None]]] = [
+            *(self._commit_loop, self._checkpoint_loop, self.eraser.run, self.history.prepare)
+        ]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]
         if self._porter is not None and not self.read_only:

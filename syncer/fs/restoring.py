@@ -8,7 +8,7 @@ from typing import Literal
 
 import trio
 
-from syncer.errors import BudgetExhausted, SyncerError, UsageError, WrongRepository
+from syncer.errors import BudgetExhausted, RemoteUnreachable, SyncerError, UsageError, WrongRepository
 from syncer.fs.filesystem import FileSystem
 from syncer.fs.restorer import Problem, Restorer
 from syncer.meta.store import MetaStore
@@ -100,7 +100,7 @@ class Restoring:
                     hint="`syncer diff` and `syncer snapshots PATH` show when it was there",
                 )
             if not request.dry_run and request.snapshot_first and self._publisher.has_changes():
-                await self._publisher.publish(REASON)
+                await self._snapshot_first()
             plan, planned = await self._publisher.examine(lambda live: self._plan(live, request, wanted))
             report = Report(planned=planned, left=plan.left)
             if request.dry_run:
@@ -109,6 +109,16 @@ class Restoring:
             report.before = None if head is None else (head.peer, head.seq)
             await self._work(request, plan, report)
             return report
+
+    async def _snapshot_first(self) -> None:
+        """Raises: SyncerError."""
+        try:
+            await self._publisher.publish(REASON)
+        except RemoteUnreachable as error:
+            raise RemoteUnreachable(
+                f"no snapshot can be taken before: {error}",
+                hint="--no-snapshot restores without one, for good",
+            ) from error
 
     async def _work(self, request: Request, plan: Plan, report: Report) -> None:
         restorer = Restorer(

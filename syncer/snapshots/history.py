@@ -52,6 +52,8 @@ REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
 DECODED_BYTES = 2 * 1024 * 1024
 """So much of nodes, as they are encoded, is kept decoded, which takes five to ten times as much."""
+READ_AT_ONCE = 100
+"""So many snapshots are read before other tasks have their turn: half a millisecond."""
 ROW_BYTES = 256
 """About what a snapshot or a block that becomes known takes in meta.db, with the indexes of its table."""
 
@@ -171,6 +173,14 @@ class History:
             self._in_order = tuple(self._snapshots.values())
         return self._in_order
 
+    async def prepare(self) -> None:
+        """Read what is known, a little at a time, so that the first who lists ten thousand of them need not wait."""
+        for count, (place, record) in enumerate(self._meta.snapshots.records(), 1):
+            if place not in self._snapshots:
+                self._snapshots[place] = snapshot_of(record)
+            if count % READ_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
     @property
     def revision(self) -> int:
         """Another one when `known` would return something else."""
@@ -204,6 +214,9 @@ class History:
             await self.refresh()
         except (SyncerError, OSError) as error:
             log.warning("the snapshots on the remote cannot be listed: %s", error)
+            self._refreshed_at = trio.current_time()
+        except Exception:  # whatever it is: it must not take the mount away from its users
+            log.exception("the list of snapshots could not be refreshed")
             self._refreshed_at = trio.current_time()
         finally:
             self._refreshing = None
@@ -289,9 +302,12 @@ class History:
         if data is not None:
             return data
         block = await self._block(BlockId(tree))
-        with self._store.budget.pin([block.number]):
-            arrived = await self._store.fetch([block.number], self._deadline_s)
-            data = self._store.read(_whole(block), 0, block.size, arrived)
+        try:
+            with self._store.budget.pin([block.number]):
+                arrived = await self._store.fetch([block.number], self._deadline_s)
+                data = self._store.read(_whole(block), 0, block.size, arrived)
+        except KeyError as error:
+            raise ObjectMissing(f"tree node {tree.hex()} has been removed meanwhile") from error
         if data is None:
             raise ObjectCorrupt(f"node {tree.hex()} was damaged here as soon as it had come")
         return data

@@ -9,11 +9,12 @@ import pytest
 import trio
 
 from syncer.blocks.pack import pack_key
-from syncer.errors import SyncerError, UsageError
+from syncer.errors import RemoteUnreachable, SyncerError, UsageError
 from syncer.fs.restoring import Report, Request
 from syncer.snapshots.history import Snapshot
 from syncer.values import ROOT_INODE
 from tests.snapshots.rig import ME, Peer, Picture, Remote, Seen, built_from, opened
+from tests.support.core_check import check_tables
 from tests.support.opened import evict_all
 
 
@@ -459,3 +460,77 @@ async def test_a_read_only_file_system_is_not_restored(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="read-only"):
             await restore(peer, shot)
         assert (await restore(peer, shot, dry_run=True)).planned == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_others_go_on_changing_things_meanwhile(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await album(peer)
+        for _ in range(60):
+            await peer.change(rng)
+        shot = await snapshot(peer)
+        for _ in range(60):
+            await peer.change(rng)
+        done = False
+
+        async def change() -> None:
+            for _ in range(300):
+                if not done:
+                    await peer.change(rng)
+                    await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(change)
+            for delete in (True, False, True):
+                await restore(peer, shot, delete=delete)
+            done = True
+        report = await restore(peer, shot, delete=True)
+        assert not report.problems
+        peer.meta.commit()
+        check_tables(peer.meta, set(peer.meta.inodes.orphans()))
+        expected = await peer.picture_as_read()
+        await peer.publish(released=True)
+        assert remote.snapshots()[-1].files == shot.files
+    assert_same(await built_from(remote, tmp_path / "other"), expected)
+
+
+async def test_a_remote_that_is_away_is_no_reason_to_lose_what_is_new(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        number = await peer.file(b"file", b"old")
+        shot = await snapshot(peer)
+        await peer.write(number, 0, b"new")
+
+        async def away(key: str, *_: object) -> bytes:
+            raise RemoteUnreachable("the line is cut")
+
+        remote.put = remote.stat = away  # type: ignore[assignment, method-assign]
+        with pytest.raises(RemoteUnreachable, match="no snapshot can be taken before") as caught:
+            await restore(peer, shot)
+        assert "--no-snapshot" in caught.value.hint
+        handle = peer.file_system.open(number, 0)
+        assert await peer.file_system.read(handle, 0, 10) == b"new"
+        peer.file_system.release(handle)
+
+
+async def test_what_is_not_sealed_gives_way_too(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"file", b"old" * 60_000)
+        small = await peer.file(b"small", b"old")
+        await peer.publish()
+        parts = [
+            (extent.start, extent.length, peer.meta.blocks.get(extent.source).id, extent.source_offset)
+            for extent in peer.meta.extents.find(number, 0, 180_000)
+        ]
+        await peer.write(number, 70_000, b"over" * 5000)
+        await peer.write(number, 180_000, b"behind" * 5000)
+        await peer.write(small, 0, b"content")
+        for one in (number, small):
+            peer.file_system.io.relink(one, 0, 300_000, parts, 180_000)
+            assert (await content(peer, one)) == b"old" * 60_000
+        peer.meta.commit()
+        check_tables(peer.meta, set())
+        await peer.publish()
+        assert peer.file_system.state(peer.file_system.getattr(number)) == b"uploaded"
