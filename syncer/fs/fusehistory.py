@@ -29,7 +29,7 @@ class HistoryAdapter(pyfuse3.Operations):
     def _entry(self, seen: Seen) -> pyfuse3.EntryAttributes:
         """The answer that gives the kernel one more look-up."""
         self._past.looked_up(seen.number)
-        return attributes(seen, seen.timeout_s)
+        return attributes(seen, seen.stat_s, seen.name_s)
 
     def entrance(self, directory: int) -> pyfuse3.EntryAttributes:
         """The answer to a look-up of `.snapshots` in a live directory."""
@@ -40,7 +40,7 @@ class HistoryAdapter(pyfuse3.Operations):
     @mapped
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         seen = await self._past.lookup(parent_inode, name)
-        return nothing(0) if seen is None else self._entry(seen)
+        return nothing(self._past.absence_s(parent_inode)) if seen is None else self._entry(seen)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         self._past.forget(inode_list)
@@ -63,7 +63,7 @@ class HistoryAdapter(pyfuse3.Operations):
         while entries := await self._past.entries(fh, start_id - len(DOTS), ENTRIES_PER_READ):
             for index, (name, seen, cookie) in enumerate(entries):
                 start_id = cookie + len(DOTS)
-                if not pyfuse3.readdir_reply(token, name, attributes(seen, seen.timeout_s), start_id):
+                if not pyfuse3.readdir_reply(token, name, attributes(seen, seen.stat_s, seen.name_s), start_id):
                     self._past.unused([left.number for _, left, _ in entries[index:]])
                     return
                 self._past.looked_up(seen.number)
@@ -76,7 +76,7 @@ class HistoryAdapter(pyfuse3.Operations):
     @mapped
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         seen = await self._past.getattr(inode)
-        return attributes(seen, seen.timeout_s)
+        return attributes(seen, seen.stat_s, seen.name_s)
 
     @mapped
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:

@@ -32,12 +32,14 @@ RECENT = 2048
 """So many entries are kept at hand: programs ask several times about each file of a listing."""
 FIRST_WAIT_S = 5.0
 """How long the first who looks waits for the remote to say which snapshots there are; later ones are not kept."""
-FOREVER_S, NEVER_S = 3600.0, 0.0
+FOREVER_S, BRIEFLY_S, NEVER_S = 3600.0, 1.0, 0.0
+"""How long the kernel may believe what it was told: of what never changes; of which snapshots there are, which it would
+else ask for with every path that leads through; and of what has just been made up for a listing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What stat(2) shows, times in nanoseconds, and for how long, in seconds, the kernel may believe it."""
+    """What stat(2) shows, times in nanoseconds. For how long, in seconds, the kernel may believe that, and the name."""
 
     number: int
     mode: int
@@ -49,7 +51,8 @@ class Seen:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
-    timeout_s: float = FOREVER_S
+    stat_s: float = FOREVER_S
+    name_s: float = FOREVER_S
 
 
 class _Node:
@@ -270,6 +273,10 @@ class HistoryTree:
             return None
         return _entry_seen(self._met(_view_of(directory), directory, entry), entry)
 
+    def absence_s(self, parent: int) -> float:
+        """How long the kernel may believe that a name is not in the directory *parent*."""
+        return NEVER_S if isinstance(self._nodes.get(parent), _Entrance) else FOREVER_S
+
     async def _behind(self, entrance: _Entrance, name: bytes) -> Seen | None:
         if name == LATEST:
             return await self._latest_seen(entrance)
@@ -281,7 +288,7 @@ class HistoryTree:
             return None
         view = self._view(entrance, name, snapshot)
         try:
-            return _entry_seen(view, await self._entry(view), NEVER_S)
+            return _entry_seen(view, await self._entry(view))
         except BaseException as error:
             self._let_go(view)
             if isinstance(error, FileNotFoundError):
@@ -339,14 +346,14 @@ class HistoryTree:
             if latest is None:
                 raise OSError(errno.ENOENT, "there is no snapshot any more")
             return latest
-        return _entry_seen(node, await self._entry(node), NEVER_S if isinstance(node, _View) else FOREVER_S)
+        return _entry_seen(node, await self._entry(node))
 
     def _entrance_seen(self, entrance: _Entrance) -> Seen:
         """As accessible as the live directory, and of the time of the newest snapshot."""
         live, known = self._live(entrance.inode), self._history.known()
         time_ns = known[-1].time_ns if known else live.ctime_ns
         mode = S_IFDIR | live.mode & 0o555
-        return Seen(entrance.number, mode, 2, live.uid, live.gid, 0, 0, *3 * (time_ns,), NEVER_S)
+        return Seen(entrance.number, mode, 2, live.uid, live.gid, 0, 0, *3 * (time_ns,), BRIEFLY_S, BRIEFLY_S)
 
     async def _latest_seen(self, entrance: _Entrance) -> Seen | None:
         target = await self._target(entrance)
@@ -357,7 +364,7 @@ class HistoryTree:
             self._nodes[entrance.latest.number] = entrance.latest
         live, time_ns = self._live(entrance.inode), self._names[target].time_ns
         number = entrance.latest.number
-        return Seen(number, S_IFLNK | 0o777, 1, live.uid, live.gid, 0, len(target), *3 * (time_ns,), NEVER_S)
+        return Seen(number, S_IFLNK | 0o777, 1, live.uid, live.gid, 0, len(target), *3 * (time_ns,), NEVER_S, NEVER_S)
 
     async def _target(self, entrance: _Entrance) -> bytes | None:
         """Where `latest` leads: to the last name of the listing; None when that is empty."""
@@ -444,7 +451,7 @@ class HistoryTree:
     def _listed_view(self, view: _View) -> Seen:
         """A snapshot in a listing: what it really is like has to be asked for, which may need the network."""
         time_ns = view.snapshot.time_ns
-        return Seen(view.number, S_IFDIR | 0o555, 2, 0, 0, 0, 0, *3 * (time_ns,), NEVER_S)
+        return Seen(view.number, S_IFDIR | 0o555, 2, 0, 0, 0, 0, *3 * (time_ns,), NEVER_S, BRIEFLY_S)
 
     async def _entries_after(self, directory: _Directory, after: int, limit: int) -> list[Listed]:
         skipped = after - directory.skip
@@ -487,11 +494,17 @@ def _view_of(node: _Node) -> _View:
     return view
 
 
-def _entry_seen(node: _Node, entry: Entry, timeout_s: float = FOREVER_S) -> Seen:
+def _entry_seen(node: _Node, entry: Entry) -> Seen:
     """Access times are not part of snapshots: the time of the last change stands for them, as after a rebuild."""
     return Seen(
         *(node.number, entry.mode, entry.nlink, entry.uid, entry.gid, entry.rdev, entry.size),
-        *(entry.mtime_ns, entry.mtime_ns, entry.ctime_ns, timeout_s),
+        *(
+            entry.mtime_ns,
+            entry.mtime_ns,
+            entry.ctime_ns,
+            FOREVER_S,
+            BRIEFLY_S if isinstance(node, _View) else FOREVER_S,
+        ),
     )
 
 

@@ -66,7 +66,8 @@ def mapped(method: Method[S, P, R]) -> Method[S, P, R]:
     return call
 
 
-def attributes(inode: Attributes, timeout_s: float = TIMEOUT_S) -> pyfuse3.EntryAttributes:
+def attributes(inode: Attributes, stat_s: float = TIMEOUT_S, name_s: float = TIMEOUT_S) -> pyfuse3.EntryAttributes:
+    """*stat_s* and *name_s*: how long the kernel may believe these, and that the name is theirs."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
     entry.st_mode = inode.mode
@@ -81,8 +82,8 @@ def attributes(inode: Attributes, timeout_s: float = TIMEOUT_S) -> pyfuse3.Entry
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
     entry.st_birthtime_ns = 0
-    entry.entry_timeout = timeout_s
-    entry.attr_timeout = timeout_s
+    entry.entry_timeout = name_s
+    entry.attr_timeout = stat_s
     return entry
 
 

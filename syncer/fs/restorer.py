@@ -7,7 +7,7 @@ one that was killed is finished by asking for it again, because what is there al
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from stat import S_IFMT, S_ISDIR, S_ISREG
@@ -16,24 +16,19 @@ import trio
 
 from syncer.errors import ObjectCorrupt
 from syncer.fs.filesystem import METADATA_BYTES, FileSystem
-from syncer.meta.extents import Part
+from syncer.fs.relinker import PART_BYTES, Relinker
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
 from syncer.snapshots.diff import join_path
-from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.plan import Step
 from syncer.snapshots.tree import iter_directory
-from syncer.values import ROOT_INODE, BlockId, InodeNumber, TreeId, peer_of
+from syncer.values import ROOT_INODE, InodeNumber, TreeId, peer_of
 
 BATCH_ENTRIES = 256
-EXTENTS_AT_ONCE = 512
-"""So many extents one operation links: about 10 ms."""
 TOLD_AT_ONCE = 256
 """So many changes the kernel is told of together."""
-PART_BYTES = 128
-"""About what an extent takes in meta.db."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +92,7 @@ class Restorer:
         self._pace = pace
         self._elsewhere = elsewhere
         self._delete = delete
+        self._content = Relinker(file_system, meta, history)
         self._numbers: dict[int, int] = {}
         """Of inodes with several names: which one stands for it now."""
         self._entries: list[tuple[int, bytes]] = []
@@ -279,7 +275,8 @@ class Restorer:
     # --- files ---------------------------------------------------------------------------------------------------
 
     async def _enter_file(self, parent: int, name: bytes, wanted: Entry, path: bytes) -> None:
-        parts = await self._parts(wanted)
+        is_regular = S_ISREG(wanted.mode)
+        parts = await self._content.need_blocks(wanted) if is_regular else None
         await self._breathe(METADATA_BYTES + PART_BYTES * len(parts or ()))
         await self._bring_back(parent, name, wanted)
         shared = await self._living(wanted)
@@ -289,20 +286,16 @@ class Restorer:
         if self._gone(parent, path):
             return
         # ATOMIC: the name is there with its content, unless that is long.
-        self._check_blocks(parts or ())
+        self._content.check_blocks(parts or ())
         number = self._inode_at(parent, name, wanted, shared)
-        if parts is not None:
-            size = self._meta.inodes.need(number).size
-            if size != wanted.size or self._linked(number, 0, size) != parts:
-                self._check_resizable(number)
-                self._fs.io.relink(number, 0, max(wanted.size, size), parts, wanted.size)
-        elif wanted.tree is not None:
+        if parts is not None and not self._content.is_linked(number, parts, wanted.size):
             self._check_resizable(number)
-            await self._relink_long(number, wanted)
-            if self._meta.inodes.get(number) is None:
-                return  # deleted meanwhile
+            self._content.relink(number, parts, wanted.size)
+        elif parts is None and is_regular:
+            self._check_resizable(number)
+            await self._content.relink_long(number, wanted, self._breathe)
         self._dress(number, wanted)
-        if self._is_damaged(number):
+        if is_regular and self._content.is_damaged(number):
             self._trouble(path, "bytes of it are damaged on the remote, and cannot be read")
 
     def _check_resizable(self, number: int) -> None:
@@ -397,87 +390,6 @@ class Restorer:
             )
         self._inodes.add(number)
 
-    # --- content -------------------------------------------------------------------------------------------------
-
-    async def _parts(self, wanted: Entry) -> list[Part] | None:
-        """The extents of a file that has few, all of them of known blocks; None for what has many, or is no file.
-
-        Raises: ObjectCorrupt: a block is in no index.
-        """
-        if not S_ISREG(wanted.mode):
-            return None
-        if wanted.tree is None:
-            parts = [(e.start, e.length, BlockId(e.block), e.offset) for e in wanted.extents]
-            await self._need_blocks(parts)
-            return parts
-        async for chunk in self._chunks(TreeId(wanted.tree)):
-            await self._need_blocks(chunk)
-        return None
-
-    async def _need_blocks(self, parts: Sequence[Part]) -> None:
-        blocks = self._meta.blocks
-        if all(blocks.find(block_id) is not None for _, _, block_id, _ in parts):
-            return
-        await self._history.learn_indexes()
-        self._check_blocks(parts)
-
-    def _check_blocks(self, parts: Sequence[Part]) -> None:
-        """Raises: ObjectCorrupt: a block is in no index, or was pruned meanwhile."""
-        blocks = self._meta.blocks
-        missing = next((block_id for _, _, block_id, _ in parts if blocks.find(block_id) is None), None)
-        if missing is not None:
-            raise ObjectCorrupt(f"block {missing.hex()} of it is in no index")
-
-    async def _chunks(self, tree: TreeId) -> AsyncIterator[list[Part]]:
-        """All extents of a long file, some at a time."""
-        position = 0
-        while True:
-            start = position
-            found = await self._history.ask(
-                lambda load, start=start: list(islice(iter_extents(tree, load, start), EXTENTS_AT_ONCE))  # type: ignore[misc]
-            )
-            parts = [(e.start, e.length, BlockId(e.block), e.offset) for e in found]
-            if parts:
-                yield parts
-                position = parts[-1][0] + parts[-1][1]
-            if len(parts) < EXTENTS_AT_ONCE:
-                return
-
-    async def _relink_long(self, number: int, wanted: Entry) -> None:
-        """Link a long file piece by piece; pieces that are as they were stay. Who reads meanwhile sees some of each."""
-        assert wanted.tree is not None
-        position = 0
-        async for parts in self._chunks(TreeId(wanted.tree)):
-            await self._breathe(PART_BYTES * len(parts))
-            inode = self._meta.inodes.get(number)
-            if inode is None:
-                return
-            end = parts[-1][0] + parts[-1][1]
-            await self._fs.may_grow(number, end)
-            self._check_blocks(parts)
-            if self._linked(number, position, end) != parts:
-                self._fs.io.relink(number, position, end, parts, max(inode.size, end))
-            position = end
-        inode = self._meta.inodes.get(number)
-        if inode is not None:
-            self._fs.io.relink(number, position, max(position, inode.size), [], wanted.size)
-
-    def _linked(self, number: int, start: int, end: int) -> list[Part]:
-        """What covers [start, end) of the file now, as far as it is in blocks."""
-        inode = self._meta.inodes.need(number)
-        if inode.content is not None or inode.tail:
-            return []
-        found = self._meta.extents.view(number, start, end)
-        if any(extent.source < 0 for extent in found):
-            return []
-        return [(e.start, e.length, self._meta.blocks.get(e.source).id, e.source_offset) for e in found]
-
-    def _is_damaged(self, number: int) -> bool:
-        """Whether a block of the file has no sound copy. Looks at its extents, if any block at all is damaged."""
-        if not self._meta.blocks.any_damaged:
-            return False
-        return bool(self._meta.damage.of_file(number))
-
     # --- removing ------------------------------------------------------------------------------------------------
 
     async def _remove_unknown(self, frame: _Frame) -> None:
@@ -521,6 +433,7 @@ class Restorer:
         if len(self._entries) + len(self._inodes) >= TOLD_AT_ONCE:
             await self._tell()
             await self._pace()
+        await trio.lowlevel.checkpoint()
         if amount:
             await self._fs.room(amount)
         else:

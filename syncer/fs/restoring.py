@@ -15,7 +15,7 @@ from syncer.meta.store import MetaStore
 from syncer.snapshots.diff import join_path
 from syncer.snapshots.history import History, Place, Snapshot
 from syncer.snapshots.live import LiveTree
-from syncer.snapshots.nodes import Entry
+from syncer.snapshots.nodes import Entry, Load
 from syncer.snapshots.plan import Plan, Step, find_path, is_dressed, make_plan, totals_of, unknown_names
 from syncer.snapshots.publisher import Publisher
 
@@ -160,7 +160,7 @@ def _is_shown(step: Step) -> bool:
     return not (step.shallow and step.now is not None and step.wanted is not None and is_dressed(step.now, step.wanted))
 
 
-def _planned(step: Step, load: Callable[..., bytes]) -> Planned:
+def _planned(step: Step, load: Load) -> Planned:
     entry = step.now if step.wanted is None else step.wanted
     assert entry is not None
     action: Action = "remove" if step.wanted is None else "make" if step.now is None else "change"

@@ -102,6 +102,13 @@ class BlockTable(Table):
         row = self.execute(f"{self._BLOCK} WHERE b.id = ?", (block_id,)).fetchone()
         return None if row is None else self._block(row)
 
+    def unknown(self, block_ids: Iterable[BlockId]) -> BlockId | None:
+        """The first of *block_ids* that has no row."""
+        for block_id in block_ids:
+            if self.execute("SELECT 1 FROM blocks WHERE id = ?", (block_id,)).fetchone() is None:
+                return block_id
+        return None
+
     def data(self, number: int) -> bytes | None:
         """The bytes of a block kept as a row."""
         row = self.execute("SELECT data FROM block_data WHERE number = ?", (number,)).fetchone()

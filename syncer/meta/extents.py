@@ -433,10 +433,11 @@ class ExtentTable(Table):
         if end > start:
             self._clear(number, start, end)
             self._uncover(number, start, end)
-        for part_start, length, block_id, offset in parts:
-            block = self._blocks.find(block_id)
-            assert block is not None
-            self._insert(number, part_start, length, block.number, offset)
+        cursor = self.executemany(
+            "INSERT INTO extents SELECT ?1, ?2, ?3, number, ?4 FROM blocks WHERE id = ?5",
+            [(number, part_start, length, offset, block_id) for part_start, length, block_id, offset in parts],
+        )
+        assert not parts or cursor.rowcount == len(parts)
         if size < inode.size:
             self._cut_off(inode, size)
             self._uncover(number, size, inode.size)

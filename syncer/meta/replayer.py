@@ -219,7 +219,7 @@ class Replayer:
         return inode is not None and (inode.content is None or size <= SMALL_BYTES)
 
     def _may_relink(self, number: int, start: int, end: int, parts: Sequence[Any], *_: object) -> bool:
-        return self._file(number) is not None and all(self._meta.blocks.find(part[2]) is not None for part in parts)
+        return self._file(number) is not None and self._meta.blocks.unknown(part[2] for part in parts) is None
 
     def _may_erase(self, number: int) -> bool:
         inode = self._meta.inodes.get(number)

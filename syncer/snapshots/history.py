@@ -5,8 +5,10 @@ like any small block. What is not known is asked of the remote, within a deadlin
 on the event loop's thread but `load`, which is for worker threads.
 """
 
+import contextlib
 import itertools
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from stat import S_ISDIR
@@ -22,7 +24,7 @@ from syncer.meta.blocktable import Block
 from syncer.meta.extents import Extent
 from syncer.meta.snapshottable import KnownSnapshot
 from syncer.snapshots.extenttree import iter_extents
-from syncer.snapshots.nodes import Entry, Load
+from syncer.snapshots.nodes import Entry, Load, Node, decode_node
 from syncer.snapshots.reading import read_bounded, read_record
 from syncer.snapshots.records import (
     OBJECT_MAX_BYTES,
@@ -48,6 +50,10 @@ LISTED = "snapshots_listed"
 """Key of the state, see `History.was_listed`."""
 REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
+DECODED_BYTES = 2 * 1024 * 1024
+"""So much of nodes, as they are encoded, is kept decoded, which takes five to ten times as much."""
+READ_AT_ONCE = 100
+"""So many snapshots are read before other tasks have their turn: half a millisecond."""
 ROW_BYTES = 256
 """About what a snapshot or a block that becomes known takes in meta.db, with the indexes of its table."""
 
@@ -56,7 +62,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A state of the whole file system. *id* is the hex digits people may type the first of.
 
     *reason* is auto, manual, unmount or `before restore`. *logical_bytes*: sizes of all files; *unique_bytes*: of the
-        blocks they name. A struct, because there may be ten thousand, and who lists them does not want to wait.
+    blocks they name. A struct, because there may be ten thousand, and who lists them does not want to wait.
     """
 
     peer: PeerId
@@ -107,6 +113,31 @@ class _NotHere(Exception):
         self.tree = tree
 
 
+class _Decoded:
+    """Nodes that were looked at last, decoded: who walks a directory asks for each of them many times."""
+
+    def __init__(self) -> None:
+        self._nodes: OrderedDict[TreeId, tuple[Node, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, tree: TreeId) -> Node | None:
+        found = self._nodes.get(tree)
+        if found is None:
+            return None
+        self._nodes.move_to_end(tree)
+        return found[0]
+
+    def keep(self, tree: TreeId, data: bytes) -> Node:
+        """The node in *data*. Raises: ObjectCorrupt."""
+        node = decode_node(data)
+        if tree not in self._nodes:
+            self._nodes[tree] = node, len(data)
+            self._bytes += len(data)
+        while self._bytes > DECODED_BYTES:
+            self._bytes -= self._nodes.popitem(last=False)[1][1]
+        return node
+
+
 class History:
     def __init__(self, store: BlockStore, backend: Backend, nursery: trio.Nursery, *, deadline_s: float) -> None:
         """*nursery* outlives this and runs what goes on after those who asked for it have left."""
@@ -123,6 +154,7 @@ class History:
         self._refreshing: trio.Event | None = None
         self._refreshed_at = -float("inf")
         self._turn = trio.Lock()
+        self._decoded = _Decoded()
         self._indexes_turn = trio.Lock()
         self._indexed_at = -float("inf")
         self._indexes_read: set[Place] = set()
@@ -140,6 +172,14 @@ class History:
             self._revision = revision
             self._in_order = tuple(self._snapshots.values())
         return self._in_order
+
+    async def prepare(self) -> None:
+        """Read what is known, a little at a time, so that the first who lists ten thousand of them need not wait."""
+        for count, (place, record) in enumerate(self._meta.snapshots.records(), 1):
+            if place not in self._snapshots:
+                self._snapshots[place] = snapshot_of(record)
+            if count % READ_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
     @property
     def revision(self) -> int:
@@ -174,6 +214,9 @@ class History:
             await self.refresh()
         except (SyncerError, OSError) as error:
             log.warning("the snapshots on the remote cannot be listed: %s", error)
+            self._refreshed_at = trio.current_time()
+        except Exception:  # whatever it is: it must not take the mount away from its users
+            log.exception("the list of snapshots could not be refreshed")
             self._refreshed_at = trio.current_time()
         finally:
             self._refreshing = None
@@ -259,9 +302,12 @@ class History:
         if data is not None:
             return data
         block = await self._block(BlockId(tree))
-        with self._store.budget.pin([block.number]):
-            arrived = await self._store.fetch([block.number], self._deadline_s)
-            data = self._store.read(_whole(block), 0, block.size, arrived)
+        try:
+            with self._store.budget.pin([block.number]):
+                arrived = await self._store.fetch([block.number], self._deadline_s)
+                data = self._store.read(_whole(block), 0, block.size, arrived)
+        except KeyError as error:
+            raise ObjectMissing(f"tree node {tree.hex()} has been removed meanwhile") from error
         if data is None:
             raise ObjectCorrupt(f"node {tree.hex()} was damaged here as soon as it had come")
         return data
@@ -280,20 +326,25 @@ class History:
             DeadlinePassed: they did not all come in time.
             SyncerError: as `node`, and what *question* raises.
         """
-        arrived: dict[TreeId, bytes] = {}
+        arrived: dict[TreeId, Node] = {}
 
-        def load(tree: TreeId) -> bytes:
-            data = arrived.get(tree) or self._here(tree)
-            if data is None:
-                raise _NotHere(tree)
-            return data
+        def load(tree: TreeId) -> Node:
+            node = arrived.get(tree) or self._decoded.get(tree)
+            if node is None:
+                data = self._here(tree)
+                if data is None:
+                    raise _NotHere(tree)
+                node = self._decoded.keep(tree, data)
+            return node
 
+        with contextlib.suppress(_NotHere):
+            return question(load)
         with trio.move_on_after(self._deadline_s):
             while True:
                 try:
                     return question(load)
                 except _NotHere as missing:
-                    arrived[missing.tree] = await self.node(missing.tree)
+                    arrived[missing.tree] = self._decoded.keep(missing.tree, await self.node(missing.tree))
         raise DeadlinePassed(f"the remote did not deliver within {self._deadline_s:.0f} s")
 
     async def root(self, snapshot: Snapshot) -> Entry:

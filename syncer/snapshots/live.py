@@ -9,7 +9,7 @@ from typing import Self
 
 from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
-from syncer.snapshots.nodes import Entry, Load
+from syncer.snapshots.nodes import Entry, Load, Node
 from syncer.snapshots.planter import GaveWay, Planter
 from syncer.snapshots.tree import build_directory, load_root
 from syncer.values import TreeId
@@ -53,7 +53,7 @@ class LiveTree(Planter):
     def load(self, others: Load) -> Load:
         """Loads nodes of this moment, and with *others* those of any other one. Raises: GaveWay, and as *others*."""
 
-        def load(tree: TreeId) -> bytes:
+        def load(tree: TreeId) -> bytes | Node:
             if self.unwanted:
                 raise GaveWay
             data = self._here.get(tree) or self.reader.node(tree)

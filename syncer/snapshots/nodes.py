@@ -26,8 +26,8 @@ XATTRS_INLINE_BYTES = 1024
 """Extended attributes whose names and values are longer together are kept in nodes of their own."""
 XATTRS_A_NODE_BYTES = 1024 * 1024
 
-Load = Callable[[TreeId], bytes]
-"""Returns the encoded node of that id; what it raises ends the walk."""
+Load = Callable[[TreeId], "bytes | Node"]
+"""Returns the node of that id, encoded or not; what it raises ends the walk."""
 Emit = Callable[[TreeId, bytes], None]
 """Takes an encoded node, each one after those it refers to."""
 
@@ -207,12 +207,15 @@ def emit_node(node: Node, emit: Emit) -> TreeId:
     return tree
 
 
-def decode_node(data: bytes | memoryview) -> Node:
-    """The node in *data*: within the limits and in order, as every node that was written is.
+def decode_node(data: "bytes | memoryview | Node") -> Node:
+    """The node in *data*: within the limits and in order, as every node that was written is. One that has been decoded
+    before is taken as it is.
 
     Raises:
         ObjectCorrupt: it is no tree node of a version known here.
     """
+    if isinstance(data, msgspec.Struct):
+        return data
     if len(data) > NODE_MAX_BYTES:
         raise ObjectCorrupt("a tree node is impossibly long")
     try:

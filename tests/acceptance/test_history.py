@@ -2,14 +2,17 @@
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from scripts.benchmark.collection import make_files
 from tests.acceptance.conftest import LONG, MakeRemote
 from tests.support.collection import Manifest, build, copy, differences, manifest
 from tests.support.mount import Mount, forget_pages
@@ -27,9 +30,10 @@ def names(folder: Path) -> list[str]:
 
 def snapshot(mount: Mount, known: int) -> str:
     """Take one; returns its name. Snapshots of one second would have longer names."""
-    wait_until(lambda: time.time() % 1 < 0.5, "the first half of a second")
     before = set(names(mount.path / HISTORY)) if known else set()
     mount.flush()
+    taken = int(time.time())
+    wait_until(lambda: int(time.time()) > taken, "the next second has begun")
     (new,) = set(names(mount.path / HISTORY)) - before
     return new
 
@@ -169,6 +173,36 @@ def test_a_file_larger_than_the_budget_comes_back_in_order(place: Path, remote_o
         mount.finish()
 
 
+def waits_for_us(pid: int) -> bool:
+    """Whether the process sleeps in the kernel's part of FUSE."""
+    return Path(f"/proc/{pid}/wchan").read_text() in ("request_wait_answer", "__fuse_simple_request", "0")
+
+
+def test_a_signal_frees_who_waits_for_the_past(place: Path, remote_of: MakeRemote) -> None:
+    remote = remote_of("ssh", own=True)
+    with Mount(place, remote.url, 64, extra=remote.environment, network_deadline_s=30.0) as mount:
+        mount.expected_warnings = "did not deliver|cannot be listed|a call failed|cannot be asked"
+        mount.start()
+        (mount.path / "folder").mkdir()
+        (mount.path / "folder" / "file").write_bytes(b"x")
+        past = mount.path / HISTORY / snapshot(mount, 0) / "folder"
+        mount.umount()
+        mount.forget_data()
+        mount.start("--read-only")
+        assert past.parent.name in names(mount.path / HISTORY)
+        with remote.outage("frozen"):
+            process = subprocess.Popen(["ls", past], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            wait_until(lambda: waits_for_us(process.pid), "it waits for the tree")
+            assert os.listdir(mount.path) == ["folder"], "others are served meanwhile"
+            begin = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+            assert time.monotonic() - begin < 10
+        assert os.listdir(past) == ["file"]
+        mount.stop()
+        mount.finish()
+
+
 def test_history_alone_can_be_mounted_from_data_and_from_a_remote(place: Path, remote_of: MakeRemote) -> None:
     remote = remote_of("ssh")
     history = place / "history"
@@ -190,3 +224,34 @@ def test_history_alone_can_be_mounted_from_data_and_from_a_remote(place: Path, r
                 mount.run("umount", history)
         assert remote.keys() == objects, "looking at history wrote to the remote"
         mount.finish()
+
+
+def test_a_whole_snapshot_is_listed_like_the_live_tree(place: Path, remote_of: MakeRemote) -> None:
+    """`ls -lR`: in at most twice the time that it takes of this process on the live tree, and in little memory."""
+    count = 100_000 if LONG else 4_000
+    with Mount(place, remote_of("folder").url, 400 if LONG else 64, lifetime_s=1800.0 if LONG else 120.0) as mount:
+        mount.start()
+        mount.umount()
+        make_files(mount.data, count)
+        mount.start()
+        past = mount.path / HISTORY / names(mount.path / HISTORY)[-1] / "files"
+        before_bytes, spent = memory_bytes(mount.pid), []
+        for folder in (mount.path / "files", past):
+            begin = processor_s(mount.pid)
+            listed = subprocess.run(["ls", "-lR", folder], capture_output=True, check=True).stdout
+            assert listed.count(b"\n-rw") == count
+            spent.append(processor_s(mount.pid) - begin)
+        assert spent[1] <= 2 * spent[0] + 0.2, spent
+        assert memory_bytes(mount.pid) - before_bytes < 100_000_000
+        mount.stop()
+        mount.finish()
+
+
+def memory_bytes(pid: int) -> int:
+    return psutil.Process(pid).memory_info().rss
+
+
+def processor_s(pid: int) -> float:
+    """What the process has had of the processors: no other process counts."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system

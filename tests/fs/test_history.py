@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from syncer.errors import DeadlinePassed
 from syncer.fs.history import LATEST, PAST, HistoryTree, Seen
+from syncer.meta.snapshottable import KnownSnapshot
 from syncer.snapshots.records import SnapshotRecord, decode, encode, snapshot_key
 from syncer.snapshots.repository import Membership
-from syncer.values import ROOT_INODE, PeerId
+from syncer.values import ROOT_INODE, PeerId, TreeId
 from tests.snapshots.rig import ME, Peer, Picture, Remote, opened, same
 from tests.snapshots.rig import Seen as State
 from tests.support.opened import GatedBackend, evict_all
@@ -244,6 +246,29 @@ async def test_new_snapshots_appear_and_deleted_ones_vanish(tmp_path: Path) -> N
         assert await kernel.find(kernel.entrance(), names[0]) is None
         with pytest.raises(OSError, match="was deleted"):
             await peer.engine.past.getattr(top.number)
+
+
+async def test_ten_thousand_snapshots_are_listed_without_looking_into_one(tmp_path: Path) -> None:
+    remote = GatedBackend()
+    async with engine_of(tmp_path / "data", remote) as engine:
+        await make_album(Peer(engine, Membership(None)))
+        evict_all(engine)
+        record = decode(remote.objects[snapshot_key(PeerId(1), 1)], SnapshotRecord)
+        for seq in range(10, 10_010):
+            time_ns = record.time_ns - seq * 60 * 10**9
+            data = encode(msgspec.structs.replace(record, seq=seq, time_ns=time_ns))
+            engine.meta.snapshots.remember(KnownSnapshot(PeerId(1), seq, TreeId(record.root), time_ns, data))
+            remote.objects[snapshot_key(PeerId(1), seq)] = data
+        remote.gate, remote.asked = trio.Event(), trio.Event()
+        past = engine.past
+        entrance = past.entrance(ROOT_INODE)
+        past.looked_up(entrance.number)
+        handle = await past.opendir(entrance.number)
+        assert len(await past.entries(handle, 0, 256)) == 256
+        assert len(past._nodes) == 257, "memory goes with what was listed"
+        assert len(await past.entries(handle, 9_990, 256)) == 14, "any place in the list is as near"
+        assert not remote.asked.is_set()
+        past.releasedir(handle)
 
 
 async def test_the_name_is_kept_for_history(tmp_path: Path) -> None:

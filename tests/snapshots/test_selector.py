@@ -3,10 +3,10 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,7 +146,7 @@ def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def shot(seq: int, text: str, label: str | None = None, id_: str = "") -> Snapshot:
     moment = datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=BERLIN)
     record = SnapshotRecord(1, 1, seq, bytes(32), (), ns(moment), "host", 0, 1, 0, 0, 9, label, False, "auto")
-    return replace(snapshot_of(encode(record)), id=id_ or f"{seq:x}" * 64)
+    return msgspec.structs.replace(snapshot_of(encode(record)), id=id_ or f"{seq:x}" * 64)
 
 
 def chosen(text: str, shots: list[Snapshot]) -> int:
