@@ -166,7 +166,8 @@ class Marks:
             self.execute("DELETE FROM batch WHERE node IN (SELECT node FROM unread)")
             self.execute("DELETE FROM fresh")
             self.execute(
-                "INSERT INTO fresh SELECT r.block, max(r.tree) FROM batch b CROSS JOIN here.node_refs r ON r.node = b.node"
+                "INSERT INTO fresh SELECT r.block, max(r.tree)"  # CROSS: these few nodes first, not all references
+                " FROM batch b CROSS JOIN here.node_refs r ON r.node = b.node"
                 " LEFT JOIN marked m ON m.block = r.block WHERE m.by IS NULL OR m.by > ? GROUP BY r.block",
                 (by,),
             )
