@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from syncer.errors import LocalDamage
 from syncer.meta.blocktable import NOT_CACHED, Block
 from syncer.values import BlockId, Location, PackId, TreeId
 
@@ -82,6 +83,10 @@ class Stopped(Exception):
     """Nobody waits for the result any more."""
 
 
+def _refused(error: sqlite3.Error) -> LocalDamage:
+    return LocalDamage(f"the working tables of a prune: {error}", hint="make room in the temporary folder")
+
+
 class Marks:
     def __init__(self, path: Path, meta: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, uri=True, check_same_thread=False)
@@ -96,10 +101,19 @@ class Marks:
         self._connection.close()
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        """Raises: Stopped."""
+        """Raises: Stopped; LocalDamage: the temporary folder is full, or meta.db cannot be read."""
         if self.stopped:
             raise Stopped
-        return self._connection.execute(statement, tuple(values))
+        try:
+            return self._connection.execute(statement, tuple(values))
+        except sqlite3.Error as error:
+            raise _refused(error) from error
+
+    def _many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        try:
+            self._connection.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise _refused(error) from error
 
     # --- marking -------------------------------------------------------------------------------------------------
 
@@ -152,7 +166,8 @@ class Marks:
             self.execute("DELETE FROM batch WHERE node IN (SELECT node FROM unread)")
             self.execute("DELETE FROM fresh")
             self.execute(
-                "INSERT INTO fresh SELECT r.block, max(r.tree) FROM batch b JOIN here.node_refs r ON r.node = b.node"
+                "INSERT INTO fresh SELECT r.block, max(r.tree)"  # CROSS: these few nodes first, not all references
+                " FROM batch b CROSS JOIN here.node_refs r ON r.node = b.node"
                 " LEFT JOIN marked m ON m.block = r.block WHERE m.by IS NULL OR m.by > ? GROUP BY r.block",
                 (by,),
             )
@@ -180,11 +195,12 @@ class Marks:
         """What only these nodes name is not marked."""
         self.execute("DELETE FROM unread")
 
-    def was_read(self, node: int) -> None:
-        """All that is known of what the node names is recorded by now."""
-        self.execute("DELETE FROM unread WHERE node = ?", (node,))
-        self.execute("INSERT OR IGNORE INTO tried VALUES (?)", (node,))
-        self.execute("INSERT OR IGNORE INTO todo VALUES (?)", (node,))
+    def were_read(self, nodes: Iterable[int]) -> None:
+        """All that is known of what these nodes name is recorded by now."""
+        rows = [(node,) for node in nodes]
+        self._many("DELETE FROM unread WHERE node = ?", rows)
+        self._many("INSERT OR IGNORE INTO tried VALUES (?)", rows)
+        self._many("INSERT OR IGNORE INTO todo VALUES (?)", rows)
 
     def outdated(self) -> list[int]:
         """Nodes that name, by the numbers recorded, what is not there under this number."""
@@ -207,7 +223,7 @@ class Marks:
 
     def again(self, nodes: Iterable[int], by: int) -> None:
         """Mark anew what these nodes name."""
-        self._connection.executemany("INSERT OR IGNORE INTO todo VALUES (?)", [(node,) for node in nodes])
+        self._many("INSERT OR IGNORE INTO todo VALUES (?)", [(node,) for node in nodes])
         self.expand(by)
 
     # --- what follows from it ------------------------------------------------------------------------------------
@@ -268,7 +284,7 @@ class Marks:
                 break
             dead, total, copied = dead - (size - least), total - (size - least), copied + used
             taken.append((pack, pack_id, size))
-        self._connection.executemany("INSERT INTO chosen VALUES (?, ?, ?, 1)", taken)
+        self._many("INSERT INTO chosen VALUES (?, ?, ?, 1)", taken)
 
     def choices(self, *, rewrite: bool | None = None, after: int = 0, limit: int = 256) -> list[Choice]:
         """Some of the packs chosen, with numbers above *after*."""
@@ -320,15 +336,13 @@ class Marks:
     def saw_packs(self, packs: Sequence[tuple[PackId, int]]) -> None:
         """The listing has these packs: (id, size)."""
         self.execute("BEGIN")
-        self._connection.executemany("INSERT OR IGNORE INTO packs_there VALUES (?, ?)", packs)
+        self._many("INSERT OR IGNORE INTO packs_there VALUES (?, ?)", packs)
         self.execute("COMMIT")
 
     def saw_index(self, peer: int, seq: int, packs: Iterable[bytes]) -> None:
         """An index object lists these packs."""
         self.execute("BEGIN")
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO index_packs VALUES (?, ?, ?)", [(peer, seq, pack) for pack in packs]
-        )
+        self._many("INSERT OR IGNORE INTO index_packs VALUES (?, ?, ?)", [(peer, seq, pack) for pack in packs])
         self.execute("COMMIT")
 
     def missing_packs(self, limit: int) -> list[PackId]:

@@ -224,8 +224,7 @@ class _Run:
                 done += 1
                 self._tell(Step("reading tree nodes", done, 0))
             self._meta.commit()
-            for node in nodes:
-                self._marks.was_read(node.number)
+            await self._in_thread(self._marks.were_read, [node.number for node in nodes])
             await self._owner.pace()
         if self._marks.unread_count():
             raise ObjectCorrupt("a tree node that a snapshot needs is not on the remote", hint=HINT)

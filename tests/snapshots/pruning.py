@@ -14,6 +14,7 @@ from syncer.meta.doomtable import DoomTable
 from syncer.snapshots.prune import UNLIMITED, Plan, Step
 from syncer.snapshots.retention import parse
 from tests.snapshots.rig import Peer, Picture, opened, same
+from tests.support.core_check import check_tables
 from tests.support.remote_view import RemoteView, remote_findings
 
 Place = tuple[int, int]
@@ -54,6 +55,7 @@ class World:
         check_whole(self.remote.objects, self.pictures)
         assert set(RemoteView(self.remote.objects).snapshots()) == set(self.peer.meta.snapshots.places())
         self.peer.meta.commit()
+        check_tables(self.peer.meta, set(self.peer.meta.inodes.orphans()))
         found = await remote_findings(self.remote, self.peer.meta.database.path, self.folder)
         assert not found, found
 

@@ -15,7 +15,7 @@ import trio
 from syncer.backends.memory import MemoryBackend
 from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE
-from tests.snapshots.pruning import World, prune
+from tests.snapshots.pruning import World, packs, prune
 from tests.snapshots.rig import Picture, Remote, built_from, opened, same
 from tests.support.long_form import LONG
 from tests.support.opened import evict_all
@@ -106,17 +106,14 @@ async def test_it_is_pruned_by_itself(tmp_path: Path) -> None:
         engine = peer.engine
         engine.housekeeper.policy = parse("none")
         engine.publisher.on_published = engine.housekeeper.wake
-        most = 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.housekeeper.run)
             number = await peer.file(b"f", b"")
-            for n in range(130):
+            for n in range(75):
                 await peer.write(number, 0, random.Random(n).randbytes(80_000))
                 await world.publish()
-                most = max(most, sum(map(len, remote.objects.values())))
-            await _until(lambda: len(remote.objects) < 20)
+            await _until(lambda: len(remote.objects) < 120 and packs(remote) < 40 * 80_000)
             nursery.cancel_scope.cancel()
-        assert most < 90 * 80_000
         await world.check()
 
 
