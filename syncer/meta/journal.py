@@ -14,6 +14,7 @@ nobody was told that it had happened.
 
 import contextlib
 import errno
+import itertools
 import os
 import struct
 import threading
@@ -172,8 +173,8 @@ class Journal:
 def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
     """Yield (position after the record, payload) for each whole record from *position* on.
 
-    A segment that is shorter than the start of the next one says has lost its end to a power cut: nothing after that
-    counts.
+    A segment ends where the next one begins. One that is shorter than that has lost its end to a power cut: nothing
+    after that counts.
 
     Raises:
         LocalDamage: there are segments, and all of them begin after *position*.
@@ -182,9 +183,11 @@ def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
     if segments and _start_of(segments[0]) > position:
         first = _start_of(segments[0])
         raise LocalDamage(f"journal: nothing covers position {position:#x}, the first segment starts at {first:#x}")
-    for index, path in enumerate(segments):
+    for path, follower in itertools.zip_longest(segments, segments[1:]):
         start = _start_of(path)
         data = path.read_bytes()
+        if follower is not None:  # a power cut may leave anything behind the end, where another run then went on
+            data = data[: _start_of(follower) - start]
         if start + len(data) <= position:
             continue
         if start > position:
@@ -194,8 +197,7 @@ def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
             offset += _HEADER.size + len(payload)
             position = start + offset
             yield position, payload
-        last = index + 1 == len(segments) or _start_of(segments[index + 1]) != position
-        if last:
+        if follower is None or _start_of(follower) != position:
             return
 
 

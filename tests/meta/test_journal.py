@@ -62,6 +62,20 @@ def test_a_record_torn_at_any_byte_ends_the_journal_and_the_next_run_goes_on_the
         assert payloads_from(folder, ends[kept]) == [b"after", b"the crash"]
 
 
+def test_what_a_power_cut_left_behind_the_end_never_hides_what_came_after(tmp_path: Path) -> None:
+    """A file may be longer than what was written to it, and have whole records behind a torn one."""
+    ends = write(tmp_path, PAYLOADS)
+    path = tmp_path / f"{0:016x}"
+    whole = bytearray(path.read_bytes())
+    whole[ends[0] + 2 :] = bytes(6) + whole[ends[0] + 8 :] + bytes(4096)
+    path.write_bytes(whole)
+    assert payloads_from(tmp_path) == PAYLOADS[:1]
+    after = [b"n" * 2, *PAYLOADS[::-1]]
+    later = write(tmp_path, after, ends[0])
+    for count, position in enumerate([ends[0], *later]):
+        assert payloads_from(tmp_path, position) == after[count:]
+
+
 def test_a_flipped_bit_anywhere_is_never_read_as_a_record(tmp_path: Path) -> None:
     ends = write(tmp_path, [b"first", b"second"])
     path = tmp_path / f"{0:016x}"
