@@ -171,7 +171,9 @@ class PowerCutDisk:
         with open(self._image, "wb") as file:
             file.truncate(size_bytes)
         options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-E", options, self._image], check=True)
+        subprocess.run(
+            ["mkfs.ext4", "-q", "-F", "-b", str(SECTOR_BYTES), "-m", "0", "-E", options, self._image], check=True
+        )
 
     def __enter__(self) -> Self:
         self.plug_in()
