@@ -33,7 +33,11 @@ SEEN = ("journal", "fsync-files")
 """What is noticed when it does not sync. Of the others test_durability.py sees the order of calls."""
 SEEN_WITHIN = 20
 DISK_BYTES = 300 << 20
-LOST = r" WARNING syncer\..*(did not reach the disk before the power went|cached copy is damaged or gone)"
+LOST = (
+    r" WARNING syncer\..*(did not reach the disk before the power went|cached copy is damaged or gone)"
+    r"| WARNING syncer\.fs\.errmap: a call failed: block .* local copy is damaged"
+    r"| ERROR syncer\..*(block .* is damaged here, and the remote has none|blocks that are damaged here and not on the)"
+)
 MANNERS: tuple[Manner, ...] = ("none", "some", "some", "all")
 
 
