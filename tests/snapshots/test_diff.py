@@ -174,8 +174,9 @@ def paths_of(entry: Entry, forest: Forest, path: bytes = b"") -> dict[bytes, Ent
 )
 def test_the_changes_lead_from_one_state_to_the_other(one: dict, other: dict, numbers: list[int]) -> None:  # type: ignore[type-arg]
     forest = Forest()
-    a = forest.directory(1, {n: numbered(t, [0], [200, 300, 400, 500]) for n, t in one.items()})
-    b = forest.directory(1, {n: numbered(t, [0], numbers) for n, t in other.items()})
+    counters = [0], [0]  # each over a whole state: no directory is in two places
+    a = forest.directory(1, {n: numbered(t, counters[0], [200, 300, 400, 500]) for n, t in one.items()})
+    b = forest.directory(1, {n: numbered(t, counters[1], numbers) for n, t in other.items()})
     before, after = paths_of(a, forest), paths_of(b, forest)
     changes = compare(a, b, forest.bag.load)
     assert [change.path.split(b"/") for change in changes] == sorted(change.path.split(b"/") for change in changes)
