@@ -15,7 +15,7 @@ import pytest
 from scripts.benchmark.collection import make_files
 from tests.acceptance.conftest import MakeRemote
 from tests.support.collection import Manifest, build, copy, differences, manifest
-from tests.support.long_form import LONG
+from tests.support.long_form import LONG, long
 from tests.support.mount import Mount, forget_pages
 from tests.support.mounted import wait_until
 
@@ -153,6 +153,7 @@ def test_programs_do_not_wander_in(place: Path, remote_of: MakeRemote) -> None:
         mount.finish()
 
 
+@long
 def test_a_file_larger_than_the_budget_comes_back_in_order(place: Path, remote_of: MakeRemote) -> None:
     size = 200_000_000 if LONG else 90_000_000
     with Mount(place, remote_of("folder").url, 64) as mount:

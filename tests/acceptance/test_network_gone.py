@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import MakeRemote
+from tests.support.long_form import seldom
 from tests.support.mount import Mount, forget_pages
 from tests.support.mounted import wait_until
 
@@ -33,7 +34,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "manner"), CASES)
+@pytest.mark.parametrize(("kind", "manner"), seldom(CASES, ("rsync", "stopped"), ("ssh", "stopped")))
 def test_without_the_remote(kind: str, manner: str, place: Path, remote_of: MakeRemote) -> None:
     remote = remote_of(kind, own=True)
     old, new = random.Random(1).randbytes(40_000_000), random.Random(2).randbytes(40_000_000)

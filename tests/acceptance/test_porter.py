@@ -10,6 +10,7 @@ import pytest
 
 from tests.acceptance.conftest import KINDS, MakeRemote
 from tests.support.collection import random_bytes
+from tests.support.long_form import seldom
 from tests.support.mount import Mount, children, forget_pages
 from tests.support.mounted import wait_until
 
@@ -47,7 +48,7 @@ def end(mount: Mount) -> None:
     mount.finish()
 
 
-@pytest.mark.parametrize("busy", KINDS, indirect=True)
+@pytest.mark.parametrize("busy", seldom(KINDS, "rsync", "ssh"), indirect=True)
 def test_all_that_goes_through_it_arrives(busy: Mount) -> None:
     busy.flush()
     assert children(busy.pid), "it was lost on the way"

@@ -16,7 +16,7 @@ from syncer.backends.open import check_url
 from syncer.errors import UsageError
 from tests.acceptance.conftest import MakeRemote
 from tests.support.command import syncer
-from tests.support.long_form import LONG
+from tests.support.long_form import long
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
 from tests.support.opened import create, flush, opened
@@ -66,9 +66,6 @@ def command_lines(pid: int) -> list[str]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 lines.append(" ".join(process.cmdline()))
     return lines
-
-
-long = pytest.mark.skipif(not LONG, reason="part of the long form (scripts/test --long)")
 
 
 @pytest.mark.parametrize("kind", ["s3", pytest.param("rsync", marks=long)])

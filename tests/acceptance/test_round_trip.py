@@ -6,12 +6,13 @@ import pytest
 
 from tests.acceptance.conftest import KINDS, Collection, MakeRemote, Scale
 from tests.support.collection import copy, differences, manifest
+from tests.support.long_form import seldom
 from tests.support.mount import Mount
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", seldom(KINDS, "rsync"))
 def test_everything_comes_back_from_the_remote_alone(
     kind: str, remote_of: MakeRemote, place: Path, collection: Collection, scale: Scale
 ) -> None:

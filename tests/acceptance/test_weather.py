@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import SERVERS
-from tests.support.long_form import LONG
+from tests.support.long_form import LONG, long
 from tests.support.mount import Mount, forget_pages
 from tests.support.mounted import wait_until
 from tests.support.proxy import Proxy, Weather
@@ -85,9 +85,6 @@ class Place:
     mount: Mount
     proxy: Proxy
     server: Server
-
-
-long = pytest.mark.skipif(not LONG, reason="part of the long form (scripts/test --long)")
 
 
 @pytest.fixture(params=[pytest.param("ssh", marks=long), "s3"])

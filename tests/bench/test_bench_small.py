@@ -22,7 +22,7 @@ from scripts.benchmark.settings import Settings
 from scripts.benchmark.systems import PlainDirectory, System, mountpoints
 from scripts.benchmark.worker import NEST
 from tests.support.command import CHECKOUT, environment
-from tests.support.long_form import LONG
+from tests.support.long_form import long
 
 CAP_S = 60.0
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may empty the kernel's caches")
@@ -467,7 +467,6 @@ def test_what_is_not_there_is_left_out_with_a_line(tmp_path: Path) -> None:
     assert "| random bytes | GB/s |" in done.stdout
 
 
-long = pytest.mark.skipif(not LONG, reason="part of the long form (scripts/test --long)")
 SECTIONS = ("insert", "first-byte", "concurrent", "cutter", "scale", "table")
 OTHER_SECTIONS = ("cold-remote", "uploading", "copy-in")
 

@@ -51,7 +51,7 @@ from syncer.snapshots.records import (
 )
 from syncer.snapshots.tree import build_directory, build_root, iter_directory, load_root
 from syncer.values import PLAIN_MAX_BYTES, BlockId, TreeId
-from tests.support.long_form import LONG
+from tests.support.long_form import long
 
 LONG_S = 600.0
 MEMORY_BYTES = 96 * 2**20
@@ -169,7 +169,7 @@ def test_trees_of_nodes_that_do_not_belong_together() -> None:
         trees_from(NODES, random.Random(seed))
 
 
-@pytest.mark.skipif(not LONG, reason="part of the long form (scripts/test --long)")
+@long
 def test_for_ten_minutes() -> None:
     chance = random.Random(time.time_ns())
     end = time.monotonic() + LONG_S
