@@ -264,6 +264,8 @@ class History:
             self._unreadable.add(place)
             return
         await self._store.budget.reserve(ROW_BYTES + len(data), self._deadline_s, rows=True)
+        if self._meta.doomed.is_listed(key):
+            return  # it was dropped, and is still there: whoever saw it again would rely on what is about to go
         self._meta.snapshots.remember(KnownSnapshot(*place, found.root, found.time_ns, data))
 
     async def _each(self, function: Callable[[Place], Awaitable[None]], places: Iterable[Place]) -> None:
