@@ -1,9 +1,11 @@
 """What comes in between, or has come long before: a prune must still know all that is needed."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import trio
 
 from syncer.backends.faulty import Fault, FaultyBackend
 from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable
@@ -13,6 +15,7 @@ from syncer.snapshots.prune import _Run
 from syncer.values import ROOT_INODE
 from tests.snapshots.pruning import World, prune
 from tests.snapshots.rig import ME, Peer, Remote, opened
+from tests.support.opened import evict_all
 from tests.support.remote_view import RemoteView
 
 
@@ -135,4 +138,41 @@ async def test_a_snapshot_that_may_have_arrived_is_kept_whole(tmp_path: Path) ->
         peer.engine.pruner._thinner.drop = drop  # type: ignore[method-assign]
         await world.publish()
         await peer.engine.history.refresh()
+        await world.check()
+
+
+async def test_a_block_that_moves_while_it_is_asked_for_is_read_from_its_new_pack(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for n in range(12):
+            await peer.file(b"f%d" % n, random.Random(n).randbytes(100_000))
+        await world.publish()
+        for n in range(9):
+            peer.file_system.unlink(ROOT_INODE, b"f%d" % n)
+        await world.publish()
+        evict_all(peer.engine)
+        get = remote.get
+        pruned = False
+
+        async def late(key: str, offset: int = 0, length: int | None = None) -> bytes:
+            nonlocal pruned
+            if not pruned:
+                pruned = True
+                plan = await prune(peer)
+                assert plan.rewritten_packs
+            return await get(key, offset, length)
+
+        fetcher = peer.engine.store.fetcher
+        slow = Remote()
+        slow.objects = remote.objects
+        slow.get = late  # type: ignore[method-assign]
+        fetcher._backend = slow
+        number = peer.meta.names.lookup(ROOT_INODE, b"f10")
+        assert number is not None
+        handle = peer.file_system.open(number, 0)
+        with trio.fail_after(30):
+            assert await peer.file_system.read(handle, 0, 200_000) == random.Random(10).randbytes(100_000)
+        peer.file_system.release(handle)
+        assert pruned
         await world.check()
