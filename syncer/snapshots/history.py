@@ -8,8 +8,8 @@ on the event loop's thread but `load`, which is for worker threads.
 import contextlib
 import itertools
 import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from stat import S_ISDIR
 from typing import TypeVar
@@ -151,6 +151,7 @@ class History:
         self._revision = -1
         self._unreadable: set[Place] = set()
         """Snapshots whose objects are damaged; they were logged, and are not asked for again."""
+        self._held: Counter[Place] = Counter()
         self._refreshing: trio.Event | None = None
         self._refreshed_at = -float("inf")
         self._turn = trio.Lock()
@@ -172,6 +173,20 @@ class History:
             self._revision = revision
             self._in_order = tuple(self._snapshots.values())
         return self._in_order
+
+    @contextlib.contextmanager
+    def hold(self, place: Place) -> Iterator[None]:
+        """Within the block the snapshot is not thinned out: somebody needs what it shows to the end."""
+        self._held[place] += 1
+        try:
+            yield
+        finally:
+            self._held[place] -= 1
+
+    @property
+    def held(self) -> set[Place]:
+        """The snapshots that somebody holds."""
+        return {place for place, count in self._held.items() if count}
 
     async def prepare(self) -> None:
         """Read what is known, a little at a time, so that the first who lists ten thousand of them need not wait."""

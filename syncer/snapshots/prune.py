@@ -194,7 +194,7 @@ class _Run:
 
     async def _mark_kept(self) -> None:
         """Mark what snapshots need that stay and are not marked yet: the newest first."""
-        going = {one.place for one in self._going}
+        going = {one.place for one in self._going} - self._owner._history.held
         kept = [one for one in self._owner._history.known() if one.place not in going | self._marked]
         unsure = self._owner._publisher.unsure - self._marked_unsure
         if self._marked and not kept and not unsure:
