@@ -369,3 +369,26 @@ async def test_a_long_sparse_file_is_read_anywhere(tmp_path: Path) -> None:
         for flags in (os.O_WRONLY, os.O_RDWR, os.O_TRUNC):
             with pytest.raises(OSError, match="cannot be changed"):
                 await peer.engine.past.open(seen.number, flags)
+
+
+async def test_two_who_read_a_long_file_through_one_handle_get_their_own_bytes(tmp_path: Path) -> None:
+    """While one waits for its blocks the other has the extents of another stretch looked up."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number, chance = await peer.file(b"long", b""), random.Random(6)
+        for place in range(700):
+            await peer.write(number, place * 200_000, chance.randbytes(200))
+        content = bytes(peer.contents[number])
+        await peer.publish()
+        kernel = Kernel(peer.engine.past)
+        name = next(iter(await kernel.list(kernel.entrance())))
+        seen = await kernel.need(kernel.entrance(), name, b"long")
+        handle = await peer.engine.past.open(seen.number, 0)
+
+        async def read(offset: int) -> None:
+            assert await peer.engine.past.read(handle, offset, 100_000) == content[offset : offset + 100_000], offset
+
+        for _ in range(3):
+            evict_all(peer.engine)
+            async with trio.open_nursery() as nursery:
+                for place in (0, 690, 10, 680):
+                    nursery.start_soon(read, place * 200_000)
