@@ -446,12 +446,19 @@ class History:
             self._indexed_at = trio.current_time()
 
     async def _learn_pack(self, pack: PackListing, seq: int) -> None:
-        if self._meta.blocks.knows_pack(PackId(pack.id)) or self._meta.doomed.is_doomed(PackId(pack.id)):
-            return  # what a prune is about to delete must not be relied on again
+        if self._is_settled(PackId(pack.id)):
+            return
         await self._store.budget.reserve(ROW_BYTES * len(pack.blocks), self._deadline_s, rows=True)
+        if self._is_settled(PackId(pack.id)):  # by now
+            return
+        # ATOMIC: what was looked at is so until it is recorded.
         blocks = [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks]
         self._meta.blocks.listed(PackId(pack.id), pack.size, pack.kind, seq, blocks)
         await trio.lowlevel.checkpoint()
+
+    def _is_settled(self, pack_id: PackId) -> bool:
+        """Whether the pack is known, or must not be: what a prune is about to delete must not be relied on again."""
+        return self._meta.blocks.knows_pack(pack_id) or self._meta.doomed.is_doomed(pack_id)
 
 
 def _whole(block: Block) -> Extent:

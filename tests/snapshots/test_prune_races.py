@@ -8,11 +8,13 @@ import pytest
 import trio
 
 from syncer.backends.faulty import Fault, FaultyBackend
+from syncer.blocks.pack import pack_key
 from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable
 from syncer.snapshots.history import Snapshot
 from syncer.snapshots.inventory import take_inventory
 from syncer.snapshots.prune import _Run
-from syncer.values import ROOT_INODE
+from syncer.snapshots.records import PackListing
+from syncer.values import ROOT_INODE, BlockId, PackId
 from tests.snapshots.pruning import World, prune
 from tests.snapshots.rig import ME, Peer, Remote, opened
 from tests.support.opened import evict_all
@@ -176,3 +178,21 @@ async def test_a_block_that_moves_while_it_is_asked_for_is_read_from_its_new_pac
         peer.file_system.release(handle)
         assert pruned
         await world.check()
+
+
+async def test_a_pack_that_was_doomed_while_room_was_made_for_it_is_not_relied_on(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await peer.file(b"f", b"1" * 100_000)
+        await peer.publish()
+        pack, block = PackId(b"p" * 32), BlockId(b"b" * 32)
+        reserve = peer.engine.store.budget.reserve
+
+        async def doomed(*arguments: object, **more: object) -> None:
+            peer.meta.doomed.doom_packs([(pack_key(pack), pack)])
+            await reserve(*arguments, **more)  # type: ignore[arg-type]
+
+        peer.engine.store.budget.reserve = doomed  # type: ignore[method-assign, assignment]
+        await peer.engine.history._learn_pack(PackListing(pack, 100, 0, ((block, 0, 10, 5),)), 1)
+        assert not peer.meta.blocks.knows_pack(pack)
+        assert peer.meta.blocks.find(block) is None
