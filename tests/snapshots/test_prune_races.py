@@ -192,7 +192,7 @@ async def test_a_pack_that_was_doomed_while_room_was_made_for_it_is_not_relied_o
             peer.meta.doomed.doom_packs([(pack_key(pack), pack)])
             await reserve(*arguments, **more)  # type: ignore[arg-type]
 
-        peer.engine.store.budget.reserve = doomed  # type: ignore[method-assign, assignment]
+        peer.engine.store.budget.reserve = doomed  # type: ignore[method-assign]
         await peer.engine.history._learn_pack(PackListing(pack, 100, 0, ((block, 0, 10, 5),)), 1)
         assert not peer.meta.blocks.knows_pack(pack)
         assert peer.meta.blocks.find(block) is None
