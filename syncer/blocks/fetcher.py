@@ -207,8 +207,8 @@ class Fetcher:
                 self._rate = 0.0
                 self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
         except (ObjectCorrupt, ObjectMissing) as error:
-            if len(item.blocks) > 1 and isinstance(error, ObjectCorrupt):
-                self._one_by_one(item, deadline_s)
+            if self._any_moved(item) or (len(item.blocks) > 1 and isinstance(error, ObjectCorrupt)):
+                self._one_by_one(item, error, deadline_s)
             else:
                 first, more = item.blocks[0].id.hex(), len(item.blocks) - 1
                 log.error("block %s and %d more cannot be read from the remote: %s", first, more, error)
@@ -236,13 +236,33 @@ class Fetcher:
             log.error("that a block is damaged cannot be noted: %s", error)
         self.on_damage()
 
-    def _one_by_one(self, item: Range, deadline_s: float) -> None:
-        """A damaged neighbour must cost nobody else a byte: each block by itself, for those who wait already too."""
+    def _any_moved(self, item: Range) -> bool:
+        """Whether a block is read from another place by now: a prune has copied it there, and deleted the pack."""
+        return any(now.location not in (None, block.location) for block in item.blocks if (now := self._now(block)))
+
+    def _now(self, block: Block) -> Block | None:
+        """The block as it is known now; None for one that is not known any more."""
+        try:
+            return self._meta.blocks.get(block.number)
+        except KeyError:
+            return None
+
+    def _one_by_one(self, item: Range, error: SyncerError, deadline_s: float) -> None:
+        """A damaged neighbour must cost nobody else a byte: each block by itself, for those who wait already too.
+
+        From where it is now; *error* is for those that are nowhere.
+        """
         for block in item.blocks:
-            flight = self._flights.get(block.number)
-            if flight is not None:
+            flight, now = self._flights.get(block.number), self._now(block)
+            if flight is None:
+                continue
+            if now is not None and now.cached:
+                self._flights.pop(block.number).done.set()
+            elif now is None or now.location is None:
+                self._fail([block], error)
+            else:
                 flight.scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
-                self._nursery.start_soon(self._bring, _range([block]), flight.scope, deadline_s)
+                self._nursery.start_soon(self._bring, _range([now]), flight.scope, deadline_s)
 
     def _fail(self, blocks: Iterable[Block], error: SyncerError) -> None:
         for block in blocks:

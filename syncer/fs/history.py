@@ -287,13 +287,16 @@ class HistoryTree:
         if snapshot is None:
             return None
         view = self._view(entrance, name, snapshot)
+        view.lookups += 1  # whoever else was given it and gives it back must not take it away from under this look-up
         try:
-            return _entry_seen(view, await self._entry(view))
+            seen = _entry_seen(view, await self._entry(view))
         except BaseException as error:
-            self._let_go(view)
+            self.forget([(view.number, 1)])
             if isinstance(error, FileNotFoundError):
                 return None
             raise
+        view.lookups -= 1
+        return seen
 
     async def _tree(self, directory: _Node) -> TreeId:
         """Raises: OSError ENOTDIR."""

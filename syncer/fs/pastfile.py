@@ -55,9 +55,10 @@ class PastFiles:
             return b""
         if offset < file.begin or end > file.end:
             await self._know(file, offset, end)
-        data = self._here(file, offset, end)
+        extents = file.find(offset, end)  # another reader may have those of another stretch looked up meanwhile
+        data = self._here(extents, offset, end)
         if data is None:
-            data = await self._fetch(file, offset, end)
+            data = await self._fetch(extents, offset, end)
         self._ahead.note(file, offset, end, file.find)
         return data
 
@@ -71,23 +72,25 @@ class PastFiles:
             reached = more[-1].end if len(more) == EXTENTS_AT_ONCE else FILE_END_MAX
         file.begin, file.end, file.extents = start, reached, found
 
-    def _here(self, file: PastFile, offset: int, end: int, arrived: Mapping[int, memoryview] = NOTHING) -> bytes | None:
+    def _here(
+        self, extents: Sequence[Extent], offset: int, end: int, arrived: Mapping[int, memoryview] = NOTHING
+    ) -> bytes | None:
         """The bytes, if all of them are local. Raises: ObjectMissing."""
         try:
-            return self._store.assemble(file.find(offset, end), offset, end, arrived)
+            return self._store.assemble(extents, offset, end, arrived)
         except KeyError as error:
             raise ObjectMissing("blocks of this snapshot have been removed: it was deleted") from error
 
-    async def _fetch(self, file: PastFile, offset: int, end: int) -> bytes:
+    async def _fetch(self, extents: Sequence[Extent], offset: int, end: int) -> bytes:
         """Fetch what is missing; again when a bad copy was found meanwhile."""
-        numbers = [extent.source for extent in file.find(offset, end)]
+        numbers = [extent.source for extent in extents]
         for _ in range(TRIES):
             with self._store.budget.pin(numbers):
                 try:
                     arrived = await self._store.fetch(numbers, self._limits.read_deadline_s)
                 except KeyError as error:
                     raise ObjectMissing("blocks of this snapshot have been removed: it was deleted") from error
-                data = self._here(file, offset, end, arrived)
+                data = self._here(extents, offset, end, arrived)
             if data is not None:
                 return data
         raise ObjectCorrupt("the copies here are damaged as soon as they have come")

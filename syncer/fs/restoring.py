@@ -20,6 +20,9 @@ from syncer.snapshots.plan import Plan, Step, find_path, is_dressed, make_plan, 
 from syncer.snapshots.publisher import Publisher
 
 REASON = "before restore"
+SNAPSHOTS_FIRST = 3
+"""So many snapshots are taken before, if things change while they are taken: each one sends what is new since the one
+before it, and takes less time."""
 
 Action = Literal["make", "change", "remove"]
 
@@ -92,28 +95,43 @@ class Restoring:
         """
         if not request.dry_run:
             self._fs.check_writable()
-        async with self._turn:
-            wanted = await self._history.lookup(request.snapshot, request.path)
-            if wanted is None:
+        with self._history.hold(request.snapshot.place):
+            if request.snapshot not in self._history.known():
                 raise UsageError(
-                    f"{request.path.decode(errors='surrogateescape')} is not in that snapshot",
-                    hint="`syncer diff` and `syncer snapshots PATH` show when it was there",
+                    "the snapshot has just been deleted", hint="`syncer snapshots` lists those that are left"
                 )
-            if not request.dry_run and request.snapshot_first and self._publisher.has_changes():
-                await self._snapshot_first()
-            plan, planned = await self._publisher.examine(lambda live: self._plan(live, request, wanted))
-            report = Report(planned=planned, left=plan.left)
-            if request.dry_run:
-                return report
-            head = self._meta.snapshots.head()
-            report.before = None if head is None else (head.peer, head.seq)
-            await self._work(request, plan, report)
+            async with self._turn:
+                return await self._restore(request)
+
+    async def _restore(self, request: Request) -> Report:
+        wanted = await self._history.lookup(request.snapshot, request.path)
+        if wanted is None:
+            raise UsageError(
+                f"{request.path.decode(errors='surrogateescape')} is not in that snapshot",
+                hint="`syncer diff` and `syncer snapshots PATH` show when it was there",
+            )
+        if not request.dry_run and request.snapshot_first:
+            await self._snapshot_first()
+        plan, planned = await self._publisher.examine(lambda live: self._plan(live, request, wanted))
+        report = Report(planned=planned, left=plan.left)
+        if request.dry_run:
             return report
+        head = self._meta.snapshots.head()
+        report.before = None if head is None else (head.peer, head.seq)
+        await self._work(request, plan, report)
+        return report
 
     async def _snapshot_first(self) -> None:
-        """Raises: SyncerError."""
+        """Have what changed since the last snapshot in one, and what was written while that was on its way: to wait for
+        the remote may take long.
+
+        Raises: SyncerError.
+        """
         try:
-            await self._publisher.publish(REASON)
+            for _ in range(SNAPSHOTS_FIRST):
+                if not self._publisher.has_changes():
+                    break
+                await self._publisher.publish(REASON)
         except RemoteUnreachable as error:
             raise RemoteUnreachable(
                 f"no snapshot can be taken before: {error}",

@@ -31,6 +31,10 @@ class DoomTable(Table):
         )
         return [row[0] for row in rows.fetchall()]
 
+    def is_listed(self, key: str) -> bool:
+        """Whether the object is to be deleted."""
+        return self.execute("SELECT 1 FROM doomed WHERE key = ? AND gone = 0", (key,)).fetchone() is not None
+
     def is_doomed(self, pack_id: PackId) -> bool:
         """Whether the pack is to be deleted, or was a while ago: a delete may take effect late."""
         return self.execute("SELECT 1 FROM doomed WHERE pack = ?", (pack_id,)).fetchone() is not None

@@ -188,8 +188,11 @@ class Marks:
         )
         return [UnreadNode(n, TreeId(i), Location(PackId(p), offset, size)) for n, i, p, offset, size in rows]
 
-    def unread_count(self) -> int:
-        return int(self.execute("SELECT count(*) FROM unread").fetchone()[0])
+    def any_unreadable(self) -> bool:
+        """Whether one of these nodes is known and nowhere. Those that are not there under their number are passed over:
+        `outdated` tells which nodes name them so."""
+        self.execute("DELETE FROM unread WHERE node NOT IN (SELECT number FROM here.blocks)")
+        return self.execute("SELECT 1 FROM unread LIMIT 1").fetchone() is not None
 
     def pass_over_unread(self) -> None:
         """What only these nodes name is not marked."""
@@ -203,7 +206,8 @@ class Marks:
         self._many("INSERT OR IGNORE INTO todo VALUES (?)", rows)
 
     def outdated(self) -> list[int]:
-        """Nodes that name, by the numbers recorded, what is not there under this number."""
+        """Nodes that are needed and name, by the numbers recorded, what is not there under this number: it was
+        forgotten when nothing needed it, and stored again."""
         last = self.execute("SELECT ifnull(max(block), 0) FROM marked").fetchone()[0]
         gone: list[int] = []
         for after in range(0, last, ROWS_AT_ONCE):
@@ -216,13 +220,15 @@ class Marks:
         if not gone:
             return []
         found = self.execute(
-            "SELECT DISTINCT node FROM here.node_refs WHERE block IN (SELECT value FROM json_each(?))",
-            (json.dumps(gone),),
+            "SELECT DISTINCT node FROM here.node_refs WHERE block IN (SELECT value FROM json_each(?))"
+            " AND node IN (SELECT block FROM marked WHERE by <= ?)",
+            (json.dumps(gone), HISTORY),
         )
         return [row[0] for row in found]
 
-    def again(self, nodes: Iterable[int], by: int) -> None:
-        """Mark anew what these nodes name."""
+    def again(self, nodes: Sequence[int], by: int) -> None:
+        """Mark anew what these nodes name, once they were read again."""
+        self._many("DELETE FROM tried WHERE node = ?", [(node,) for node in nodes])
         self._many("INSERT OR IGNORE INTO todo VALUES (?)", [(node,) for node in nodes])
         self.expand(by)
 

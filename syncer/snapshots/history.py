@@ -8,8 +8,8 @@ on the event loop's thread but `load`, which is for worker threads.
 import contextlib
 import itertools
 import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from stat import S_ISDIR
 from typing import TypeVar
@@ -151,6 +151,7 @@ class History:
         self._revision = -1
         self._unreadable: set[Place] = set()
         """Snapshots whose objects are damaged; they were logged, and are not asked for again."""
+        self._held: Counter[Place] = Counter()
         self._refreshing: trio.Event | None = None
         self._refreshed_at = -float("inf")
         self._turn = trio.Lock()
@@ -172,6 +173,20 @@ class History:
             self._revision = revision
             self._in_order = tuple(self._snapshots.values())
         return self._in_order
+
+    @contextlib.contextmanager
+    def hold(self, place: Place) -> Iterator[None]:
+        """Within the block the snapshot is not thinned out: somebody needs what it shows to the end."""
+        self._held[place] += 1
+        try:
+            yield
+        finally:
+            self._held[place] -= 1
+
+    @property
+    def held(self) -> set[Place]:
+        """The snapshots that somebody holds."""
+        return {place for place, count in self._held.items() if count}
 
     async def prepare(self) -> None:
         """Read what is known, a little at a time, so that the first who lists ten thousand of them need not wait."""
@@ -264,6 +279,8 @@ class History:
             self._unreadable.add(place)
             return
         await self._store.budget.reserve(ROW_BYTES + len(data), self._deadline_s, rows=True)
+        if self._meta.doomed.is_listed(key):
+            return  # it was dropped, and is still there: whoever saw it again would rely on what is about to go
         self._meta.snapshots.remember(KnownSnapshot(*place, found.root, found.time_ns, data))
 
     async def _each(self, function: Callable[[Place], Awaitable[None]], places: Iterable[Place]) -> None:
@@ -429,12 +446,19 @@ class History:
             self._indexed_at = trio.current_time()
 
     async def _learn_pack(self, pack: PackListing, seq: int) -> None:
-        if self._meta.blocks.knows_pack(PackId(pack.id)) or self._meta.doomed.is_doomed(PackId(pack.id)):
-            return  # what a prune is about to delete must not be relied on again
+        if self._is_settled(PackId(pack.id)):
+            return
         await self._store.budget.reserve(ROW_BYTES * len(pack.blocks), self._deadline_s, rows=True)
+        if self._is_settled(PackId(pack.id)):  # by now
+            return
+        # ATOMIC: what was looked at is so until it is recorded.
         blocks = [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks]
         self._meta.blocks.listed(PackId(pack.id), pack.size, pack.kind, seq, blocks)
         await trio.lowlevel.checkpoint()
+
+    def _is_settled(self, pack_id: PackId) -> bool:
+        """Whether the pack is known, or must not be: what a prune is about to delete must not be relied on again."""
+        return self._meta.blocks.knows_pack(pack_id) or self._meta.doomed.is_doomed(pack_id)
 
 
 def _whole(block: Block) -> Extent:

@@ -9,7 +9,7 @@ import logging
 
 import trio
 
-from syncer.errors import SyncerError, WrongRepository
+from syncer.errors import ObjectCorrupt, ObjectMissing, SyncerError, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots.prune import Plan, Pruner, Step
 from syncer.snapshots.publisher import Publisher
@@ -32,6 +32,8 @@ class Housekeeper:
         self._pruner = pruner
         self.policy = policy
         self._published = trio.Event()
+        self._not_before = 0
+        """No count before this snapshot's number: the last one has found damage, and another would do no better."""
 
     def wake(self) -> None:
         """There is a new snapshot."""
@@ -52,6 +54,8 @@ class Housekeeper:
             except (WrongRepository, PutDown):
                 pass  # whoever publishes finds out too, and says so
             except (SyncerError, OSError) as error:
+                if isinstance(error, ObjectCorrupt | ObjectMissing):
+                    self._not_before = self._meta.snapshots.next_seq("snapshot") + COUNT_EVERY
                 log.warning("thinning and pruning: %s; it is tried again", error)
 
     def is_count_due(self) -> bool:
@@ -60,6 +64,8 @@ class Housekeeper:
         What the live tree needs is estimated: it takes as much there for each of its bytes as at the last count.
         """
         if self._pruner.dead_percent >= NEVER_PERCENT or self._meta.blocks.pending_totals()[1]:
+            return False
+        if self._meta.snapshots.next_seq("snapshot") < self._not_before:
             return False
         if self._since_count() < COUNT_EVERY or self._since_count() >= PRUNE_EVERY:
             return self._since_count() >= PRUNE_EVERY

@@ -33,7 +33,7 @@ from syncer.snapshots.references import NodeReader
 from syncer.snapshots.retention import Policy
 from syncer.snapshots.rewriting import Rewriter
 from syncer.snapshots.thinning import Thinner
-from syncer.values import PackId
+from syncer.values import PackId, TreeId
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -169,6 +169,10 @@ class _Run:
         self._tell = tell
         self._marked: set[tuple[int, int]] = set()
         """Snapshots of which it is marked what they need."""
+        self._marked_unsure: set[TreeId] = set()
+        """Roots of snapshots that may have arrived, and are marked like those that stay."""
+        self._unknown = 0
+        """How many nodes name blocks that are nowhere."""
 
     # --- marking -------------------------------------------------------------------------------------------------
 
@@ -190,9 +194,10 @@ class _Run:
 
     async def _mark_kept(self) -> None:
         """Mark what snapshots need that stay and are not marked yet: the newest first."""
-        going = {one.place for one in self._going}
+        going = {one.place for one in self._going} - self._owner._history.held
         kept = [one for one in self._owner._history.known() if one.place not in going | self._marked]
-        if self._marked and not kept:
+        unsure = self._owner._publisher.unsure - self._marked_unsure
+        if self._marked and not kept and not unsure:
             return  # and so the trees that a publication goes on from are as they were, too
         head = self._meta.snapshots.head()
         await self._in_thread(self._marks.add_published)
@@ -203,9 +208,12 @@ class _Run:
                     raise ObjectCorrupt(f"no index lists the root of {_name(snapshot)}", hint=HINT)
                 if by == HISTORY and at % 64 == 0:
                     self._tell(Step("marking snapshots", at, len(snapshots)))
+            for root in unsure if by == HISTORY else ():
+                self._marks.add_root(root, by)
             await self._expand(by)
+        self._marked_unsure |= unsure
         self._marked |= {one.place for one in kept}
-        if outdated := await self._in_thread(self._marks.outdated):
+        while outdated := await self._in_thread(self._marks.outdated):  # what these name may be so in turn
             self._meta.nodes.forget(outdated)
             self._meta.commit()
             await self._in_thread(self._marks.again, outdated, LIVE)
@@ -226,8 +234,9 @@ class _Run:
             self._meta.commit()
             await self._in_thread(self._marks.were_read, [node.number for node in nodes])
             await self._owner.pace()
-        if self._marks.unread_count():
+        if await self._in_thread(self._marks.any_unreadable):
             raise ObjectCorrupt("a tree node that a snapshot needs is not on the remote", hint=HINT)
+        self._unknown += reader.unknown
         if reader.unknown:
             log.warning("%d tree nodes name blocks that are nowhere; `syncer check --remote` says more", reader.unknown)
 
@@ -336,7 +345,12 @@ class _Run:
         )
 
     async def _doom_strays(self) -> None:
-        """Packs that nothing knows go when they were seen before, and a snapshot has been published since then."""
+        """Packs that nothing knows go when they were seen before, and a snapshot has been published since then.
+
+        Not while blocks are nowhere that are needed: an index may be lost, and they may be in such a pack.
+        """
+        if self._unknown:
+            return
         seen, seq = self._meta.doomed.strays(), self._meta.snapshots.next_seq("snapshot")
         found = await self._in_thread(lambda: list(self._marks.strays()))
         await self._owner._thinner.check_writer()

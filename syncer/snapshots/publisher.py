@@ -89,6 +89,8 @@ class Publisher:
         """Held by a publication, and by whoever must have none come in between."""
         self._told: frozenset[int] = frozenset()
         """The blocks that the newest snapshot names and the remote lacks, when the log said so last."""
+        self.unsure: set[TreeId] = set()
+        """Roots of snapshots of which it is not known whether they arrived: somebody may see them, now or later."""
         self.host = socket.gethostname()
         self.give_way: Callable[[], None] = lambda: None
         """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
@@ -340,8 +342,10 @@ class Publisher:
         )
         data = encode(record)
         self.released |= wish.released
+        self.unsure.add(planted.root)
         await self._put(snapshot_key(self._meta.peer, seq), data)
         self._meta.snapshots.learn(self._meta.peer, seq, TreeId(planted.root), time_ns, data)
+        self.unsure.discard(planted.root)
 
     async def _put(self, key: str, data: bytes) -> None:
         """Put an object under a number that was just taken; return when the remote has given it back.

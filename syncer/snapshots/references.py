@@ -12,12 +12,14 @@ import trio
 from syncer.backends.base import Backend
 from syncer.blocks.codec import open_sealed
 from syncer.blocks.pack import pack_key
+from syncer.errors import ObjectCorrupt
 from syncer.meta.marks import UnreadNode
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import PACKS_KEPT, TREE_PACK_MAX_BYTES
+from syncer.snapshots.inventory import HINT
 from syncer.snapshots.nodes import names_in
 from syncer.snapshots.reading import read_bounded
-from syncer.values import PackId, TreeId
+from syncer.values import BlockId, PackId, TreeId
 
 SLICE = 256
 """So many names are looked up and recorded at once: a few milliseconds."""
@@ -45,11 +47,15 @@ class NodeReader:
     async def read(self, node: UnreadNode) -> None:
         """Record what the node names, as far as it is known here.
 
-        Raises: BackendError: the node cannot be read; ObjectCorrupt among them.
+        Raises: BackendError: the node cannot be read; ObjectCorrupt among them, or it names a node that is nowhere,
+        and what is needed below that one cannot be told.
         """
         data = await self._pack(node.location.pack)
         names = await trio.to_thread.run_sync(_names, data, node)
         if not await note_names(self._meta, node.id, names):
+            missing = self._meta.blocks.unknown(BlockId(name) for name, is_node in names.items() if is_node)
+            if missing is not None:
+                raise ObjectCorrupt(f"no index lists tree node {missing.hex()}, which a snapshot needs", hint=HINT)
             self.unknown += 1
 
     async def _pack(self, pack_id: PackId) -> bytes:

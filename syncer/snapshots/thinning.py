@@ -43,7 +43,9 @@ class Thinner:
         """The snapshots that *policy* lets go, in the order of history. The one the live tree goes back to stays."""
         known = self._history.known()
         head = self._meta.snapshots.head()
-        stays = {*needed} if head is None else {*needed, (head.peer, head.seq)}
+        stays = (
+            {*needed, *self._history.held} if head is None else {*needed, *self._history.held, (head.peer, head.seq)}
+        )
         places = kept(policy, [Taken(one.place, one.time_ns, one.label) for one in known], stays)
         return [one for one in known if one.place not in places]
 
@@ -62,7 +64,7 @@ class Thinner:
         """Delete one snapshot, labelled or not.
 
         Raises:
-            UsageError: it is the newest, or a follower needs it.
+            UsageError: it is the newest, or is being restored, or a follower needs it.
             BackendError; WrongRepository.
         """
         head = self._meta.snapshots.head()
@@ -71,6 +73,8 @@ class Thinner:
             raise UsageError(
                 "the newest snapshot stays: the file system goes back to it", hint="take another one first"
             )
+        if snapshot.place in self._history.held:
+            raise UsageError("the snapshot is being restored just now", hint="try again when that is done")
         if snapshot.place in await needed_by_followers(self._backend):
             raise UsageError("a machine that follows this one needs the snapshot", hint="try again when it has gone on")
         await self.drop([snapshot])
@@ -82,9 +86,13 @@ class Thinner:
             raise PutDown("the repository has been put down meanwhile; the next prune goes on")
 
     async def drop(self, going: Sequence[Snapshot]) -> None:
-        """Forget these snapshots, here and on the remote. Raises: BackendError; WrongRepository."""
+        """Forget these snapshots, here and on the remote, but for those that somebody holds by now.
+
+        Raises: BackendError; WrongRepository.
+        """
         await self.check_writer()
-        self._meta.doomed.drop_snapshots([(*one.place, snapshot_key(*one.place)) for one in going])
+        places = [one.place for one in going if one.place not in self._history.held]
+        self._meta.doomed.drop_snapshots([(*place, snapshot_key(*place)) for place in places])
         await self.delete_doomed("snapshots/")
 
     async def delete_doomed(self, prefix: str) -> int:

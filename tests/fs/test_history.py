@@ -16,6 +16,7 @@ import trio
 from syncer.errors import DeadlinePassed
 from syncer.fs.history import LATEST, PAST, HistoryTree, Seen
 from syncer.meta.snapshottable import KnownSnapshot
+from syncer.snapshots.history import _Decoded
 from syncer.snapshots.records import SnapshotRecord, decode, encode, snapshot_key
 from syncer.snapshots.repository import Membership
 from syncer.values import ROOT_INODE, PeerId, TreeId
@@ -369,3 +370,57 @@ async def test_a_long_sparse_file_is_read_anywhere(tmp_path: Path) -> None:
         for flags in (os.O_WRONLY, os.O_RDWR, os.O_TRUNC):
             with pytest.raises(OSError, match="cannot be changed"):
                 await peer.engine.past.open(seen.number, flags)
+
+
+async def test_two_who_read_a_long_file_through_one_handle_get_their_own_bytes(tmp_path: Path) -> None:
+    """While one waits for its blocks the other has the extents of another stretch looked up."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number, chance = await peer.file(b"long", b""), random.Random(6)
+        for place in range(700):
+            await peer.write(number, place * 200_000, chance.randbytes(200))
+        content = bytes(peer.contents[number])
+        await peer.publish()
+        kernel = Kernel(peer.engine.past)
+        name = next(iter(await kernel.list(kernel.entrance())))
+        seen = await kernel.need(kernel.entrance(), name, b"long")
+        handle = await peer.engine.past.open(seen.number, 0)
+
+        async def read(offset: int) -> None:
+            assert await peer.engine.past.read(handle, offset, 100_000) == content[offset : offset + 100_000], offset
+
+        for _ in range(3):
+            evict_all(peer.engine)
+            async with trio.open_nursery() as nursery:
+                for place in (0, 690, 10, 680):
+                    nursery.start_soon(read, place * 200_000)
+
+
+async def test_a_name_that_is_being_looked_up_is_not_let_go_by_a_listing(tmp_path: Path) -> None:
+    """A listing of which the kernel did not take all gives back numbers that somebody else is about to be given."""
+    remote = GatedBackend()
+    async with engine_of(tmp_path / "data", remote) as engine:
+        await make_album(Peer(engine, Membership(None)))
+        past = engine.past
+        entrance = past.entrance(ROOT_INODE)
+        past.looked_up(entrance.number)
+        name = next(iter(past._named()))
+        evict_all(engine)
+        engine.history._decoded = _Decoded()
+        remote.gate, remote.asked = trio.Event(), trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def look() -> None:
+                seen = await past.lookup(entrance.number, name)
+                assert seen is not None
+                past.looked_up(seen.number)
+                assert (await past.getattr(seen.number)).number == seen.number
+                past.forget([(seen.number, 1)])
+
+            nursery.start_soon(look)
+            await remote.asked.wait()
+            handle = await past.opendir(entrance.number)
+            past.unused([seen.number for _, seen, _ in await past.entries(handle, 0, 100)])
+            past.releasedir(handle)
+            remote.gate.set()
+        past.forget([(entrance.number, 1)])
+        assert not past._nodes

@@ -13,6 +13,7 @@ from syncer.errors import RemoteUnreachable, SyncerError, UsageError
 from syncer.fs.restoring import Report, Request
 from syncer.snapshots.history import Snapshot
 from syncer.values import ROOT_INODE
+from tests.snapshots.pruning import prune
 from tests.snapshots.rig import ME, Peer, Picture, Remote, Seen, built_from, opened
 from tests.support.core_check import check_tables
 from tests.support.opened import evict_all
@@ -159,6 +160,54 @@ async def test_it_can_be_undone(tmp_path: Path) -> None:
         undone = await restore(peer, known[-1], delete=True)
         assert not undone.problems
         assert_same(await peer.picture_as_read(), before)
+
+
+async def test_what_is_written_while_the_snapshot_before_is_taken_can_be_brought_back_too(tmp_path: Path) -> None:
+    """That may take long: it waits for all that is not on the remote yet."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"f", b"old")
+        first = await snapshot(peer)
+        await peer.write(number, 0, b"new")
+        publish = peer.engine.publisher.publish
+
+        async def slow(reason: str) -> frozenset[int]:
+            lacking = await publish(reason)
+            if peer.contents[number] == b"new":
+                await peer.write(number, 0, b"newest")
+            return lacking
+
+        peer.engine.publisher.publish = slow  # type: ignore[method-assign, assignment]
+        report = await restore(peer, first, b"f")
+        assert (await peer.picture_as_read())[b"/f"].content == b"old"
+        before = next(one for one in peer.engine.history.known() if one.place == report.before)
+        await restore(peer, before, b"f", snapshot_first=False)
+        assert (await peer.picture_as_read())[b"/f"].content == b"newest"
+
+
+async def test_the_snapshot_that_is_being_restored_is_not_thinned_out(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await peer.file(b"f", b"1" * 300_000)
+        await peer.file(b"g", b"2" * 300_000)
+        first = await snapshot(peer)
+        peer.file_system.unlink(ROOT_INODE, b"f")
+        peer.file_system.unlink(ROOT_INODE, b"g")
+        await snapshot(peer)
+        pace = peer.engine.restoring._fs.room
+        pruned = False
+
+        async def between(amount: int) -> None:
+            nonlocal pruned
+            if not pruned:
+                pruned = True
+                await prune(peer)
+            await pace(amount)
+
+        peer.engine.restoring._fs.room = between  # type: ignore[method-assign, assignment]
+        report = await restore(peer, first)
+        assert pruned and report.made == 2 and not report.problems
+        assert first in peer.engine.history.known()
+        plan = await prune(peer)
+        assert [one.id for one in plan.going] == [first.id]
 
 
 async def test_a_copy_elsewhere_shares_blocks_and_has_numbers_of_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,198 @@
+"""What comes in between, or has come long before: a prune must still know all that is needed."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from syncer.backends.faulty import Fault, FaultyBackend
+from syncer.blocks.pack import pack_key
+from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable
+from syncer.snapshots.history import Snapshot
+from syncer.snapshots.inventory import take_inventory
+from syncer.snapshots.prune import _Run
+from syncer.snapshots.records import PackListing
+from syncer.values import ROOT_INODE, BlockId, PackId
+from tests.snapshots.pruning import World, prune
+from tests.snapshots.rig import ME, Peer, Remote, opened
+from tests.support.opened import evict_all
+from tests.support.remote_view import RemoteView
+
+
+def _came_back(peer: Peer, directory_tree: bytes) -> int:
+    """Have a node another number, as if it had been forgotten and stored again; returns that."""
+    execute = peer.meta.nodes.execute
+    peer.meta.database.begin()
+    old = execute("SELECT number FROM blocks WHERE id = ?", (directory_tree,)).fetchone()[0]
+    new = int(execute("SELECT max(number) + 1000 FROM blocks").fetchone()[0])
+    execute("UPDATE node_refs SET node = ? WHERE node = ?", (new, old))
+    execute("UPDATE read_nodes SET node = ? WHERE node = ?", (new, old))
+    execute("UPDATE blocks SET number = ? WHERE number = ?", (new, old))
+    peer.meta.commit()
+    return new
+
+
+async def test_nodes_that_came_back_one_below_the_other_are_all_found(tmp_path: Path) -> None:
+    """What names a node knows its old number; what it names then may know old numbers in turn."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        chain: list[int] = [ROOT_INODE]
+        for name in (b"a", b"b", b"c"):
+            chain.append(peer.directory(name, chain[-1]))
+        parent = chain[-1]
+        await peer.file(b"x", b"x" * 300_000, parent)
+        await world.publish()
+        execute = peer.meta.nodes.execute
+        trees = [execute("SELECT id FROM trees WHERE inode = ?", (inode,)).fetchone()[0] for inode in chain[1:]]
+        peer.file_system.unlink(parent, b"x")
+        await world.publish()
+        numbers = [_came_back(peer, tree) for tree in reversed(trees)]
+        pruner = peer.engine.pruner
+        async with pruner._marks() as marks:
+            await take_inventory(peer.meta, remote, peer.engine.history, marks, lambda what, count: None)
+            await _Run(pruner, marks, [], lambda event: None).plan(0)
+            assert all(marks.any_kept([number]) for number in numbers)
+
+
+async def test_a_snapshot_that_is_about_to_be_deleted_is_not_learned_again(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await peer.file(b"f", b"1" * 100_000)
+        await world.publish("labelled")
+        await peer.file(b"g", b"2" * 100_000)
+        await world.publish()
+        history = peer.engine.history
+        error = RemoteRefused("no permission")
+        async with FaultyBackend(remote, Fault(operation="delete", prefix="snapshots/", error=error)) as faulty:
+            peer.engine.thinner._backend = faulty
+            with pytest.raises(RemoteRefused):
+                await peer.engine.thinner.delete(history.known()[0])
+        peer.engine.thinner._backend = remote
+        await history.refresh()
+        assert [one.label for one in history.known()] == [None]
+        await prune(peer, "last=forever")
+        await world.check()
+        await prune(peer, "last=forever")
+
+
+async def test_a_lost_index_stops_it(tmp_path: Path) -> None:
+    """What a node names that nobody knows may still lie in a pack that no index lists any more."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        directory = peer.directory(b"d")
+        number = await peer.file(b"x", b"x" * 300_000, directory)
+        await world.publish()
+        first = next(key for key in remote.objects if key.startswith("index/"))
+        peer.file_system.create(ROOT_INODE, b"z", 0o100644, ME)
+        await world.publish()
+        await peer.engine.thinner.delete(peer.engine.history.known()[0])
+        peer.file_system.unlink(directory, b"x")
+        await peer.file(b"other", b"y" * 300_000, directory)
+        del peer.contents[number]
+        await peer.publish(released=True)
+    lost = remote.objects.pop(first)
+    async with opened(tmp_path / "other", remote) as other:
+        for name in (b"f", b"g"):
+            await other.file(name, name * 100_000)
+            await other.publish()
+            with pytest.raises(ObjectCorrupt):
+                await prune(other, "last=forever")
+    remote.objects[first] = lost
+    view = RemoteView(remote.objects)
+    for record in view.snapshots().values():
+        view.picture(record.root)
+
+
+async def test_a_snapshot_that_may_have_arrived_is_kept_whole(tmp_path: Path) -> None:
+    """Its put ended in an error, and it is there all the same: what it names must not go."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        content = b"x" * 300_000
+        await peer.file(b"stays", b"s" * 200_000)
+        await peer.file(b"first", content)
+        await world.publish()
+        peer.file_system.unlink(ROOT_INODE, b"first")
+        await world.publish()
+        drop = peer.engine.pruner._thinner.drop
+
+        async def come_between(going: Sequence[Snapshot]) -> None:
+            again = await peer.file(b"again", content)
+            picture = peer.picture()
+            fault = Fault(operation="get", prefix="snapshots/", error=RemoteUnreachable("the line is cut"), times=1)
+            async with FaultyBackend(remote, fault) as faulty:
+                peer.engine.publisher._backend = faulty
+                with pytest.raises(RemoteUnreachable):
+                    await peer.publish()
+            peer.engine.publisher._backend = remote
+            world.pictures[max(RemoteView(remote.objects).snapshots())] = picture
+            peer.file_system.unlink(ROOT_INODE, b"again")
+            peer.contents.pop(again)
+            await drop(going)
+
+        peer.engine.pruner._thinner.drop = come_between  # type: ignore[method-assign]
+        await prune(peer)
+        peer.engine.pruner._thinner.drop = drop  # type: ignore[method-assign]
+        await world.publish()
+        await peer.engine.history.refresh()
+        await world.check()
+
+
+async def test_a_block_that_moves_while_it_is_asked_for_is_read_from_its_new_pack(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for n in range(12):
+            await peer.file(b"f%d" % n, random.Random(n).randbytes(100_000))
+        await world.publish()
+        for n in range(9):
+            peer.file_system.unlink(ROOT_INODE, b"f%d" % n)
+        await world.publish()
+        evict_all(peer.engine)
+        get = remote.get
+        pruned = False
+
+        async def late(key: str, offset: int = 0, length: int | None = None) -> bytes:
+            nonlocal pruned
+            if not pruned:
+                pruned = True
+                plan = await prune(peer)
+                assert plan.rewritten_packs
+            return await get(key, offset, length)
+
+        fetcher = peer.engine.store.fetcher
+        slow = Remote()
+        slow.objects = remote.objects
+        slow.get = late  # type: ignore[method-assign]
+        fetcher._backend = slow
+        number = peer.meta.names.lookup(ROOT_INODE, b"f10")
+        assert number is not None
+        handle = peer.file_system.open(number, 0)
+        with trio.fail_after(30):
+            assert await peer.file_system.read(handle, 0, 200_000) == random.Random(10).randbytes(100_000)
+        peer.file_system.release(handle)
+        assert pruned
+        await world.check()
+
+
+async def test_a_pack_that_was_doomed_while_room_was_made_for_it_is_not_relied_on(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await peer.file(b"f", b"1" * 100_000)
+        await peer.publish()
+        pack, block = PackId(b"p" * 32), BlockId(b"b" * 32)
+        reserve = peer.engine.store.budget.reserve
+
+        async def doomed(*arguments: object, **more: object) -> None:
+            peer.meta.doomed.doom_packs([(pack_key(pack), pack)])
+            await reserve(*arguments, **more)  # type: ignore[arg-type]
+
+        peer.engine.store.budget.reserve = doomed  # type: ignore[method-assign]
+        await peer.engine.history._learn_pack(PackListing(pack, 100, 0, ((block, 0, 10, 5),)), 1)
+        assert not peer.meta.blocks.knows_pack(pack)
+        assert peer.meta.blocks.find(block) is None
