@@ -108,6 +108,12 @@ def test_a_directory_renamed_into_a_new_one_is_one_change() -> None:
     assert told(new, old) == [("renamed", "a", "new/a"), ("removed", "new")]
 
 
+def test_what_stayed_where_it_was_in_a_directory_made_anew_is_not_renamed() -> None:
+    old = {b"a": folder(2, one=file(3), two=file(4), deep=folder(5, f=file(6)))}
+    new = {b"a": folder(9, one=file(3), two=file(4, 1), deep=folder(5, f=file(6, 1)))}
+    assert told(old, new) == [("modified", "a/deep/f", "content"), ("modified", "a/two", "content")]
+
+
 def test_a_file_saved_under_its_name_by_an_editor_is_modified() -> None:
     assert told({b"a": file(2)}, {b"a": file(3, 1), b"a~": file(2)}) == [("added", "a"), ("renamed", "a~", "a")]
     assert told({b"a": file(2)}, {b"a": file(3, 1)}) == [("modified", "a", "content")]
@@ -151,7 +157,7 @@ def numbered(tree: object, counter: list[int], numbers: list[int]) -> "Entry | T
         return tree
     assert isinstance(tree, dict)
     counter[0] += 1
-    own = numbers[counter[0] % len(numbers)] + 10 * counter[0]
+    own = 100 * numbers[counter[0] % len(numbers)] + counter[0]
     return {b"#": make_entry(b"#", own), **{name: numbered(sub, counter, numbers) for name, sub in tree.items()}}
 
 
@@ -174,8 +180,9 @@ def paths_of(entry: Entry, forest: Forest, path: bytes = b"") -> dict[bytes, Ent
 )
 def test_the_changes_lead_from_one_state_to_the_other(one: dict, other: dict, numbers: list[int]) -> None:  # type: ignore[type-arg]
     forest = Forest()
-    a = forest.directory(1, {n: numbered(t, [0], [200, 300, 400, 500]) for n, t in one.items()})
-    b = forest.directory(1, {n: numbered(t, [0], numbers) for n, t in other.items()})
+    counted, counted_too = [0], [0]
+    a = forest.directory(1, {n: numbered(t, counted, [200, 300, 400, 500]) for n, t in one.items()})
+    b = forest.directory(1, {n: numbered(t, counted_too, numbers) for n, t in other.items()})
     before, after = paths_of(a, forest), paths_of(b, forest)
     changes = compare(a, b, forest.bag.load)
     assert [change.path.split(b"/") for change in changes] == sorted(change.path.split(b"/") for change in changes)
