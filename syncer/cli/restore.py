@@ -39,7 +39,7 @@ def command(
       syncer restore before-cleanup / --data data --delete --dry-run
     """
     from syncer.cli.travel import ask, place, said
-    from syncer.errors import UsageError
+    from syncer.errors import NotMounted, UsageError
 
     found, inside = place(path, data)
     question: dict[str, object] = {
@@ -50,7 +50,11 @@ def command(
         "snapshot_first": not no_snapshot,
     }
     if to is not None:
-        other, question["to"] = place(to, data)
+        try:
+            other, question["to"] = place(to, data)
+        except NotMounted as error:
+            hint = "name a place in the same mount, or copy from .snapshots with `cp -a`"
+            raise NotMounted(f"{to} is not inside a mount", hint=hint) from error
         if other != found:
             raise UsageError(f"{to} is in another file system than {path}", hint="copy it there afterwards")
     answer = ask(found, "restore", question)
@@ -66,7 +70,8 @@ def _print_plan(answer: dict[str, Any]) -> None:
     from syncer.cli.text import printable, size
 
     for item in answer["items"]:
-        inside = f"  ({item['files']:,} files, {size(item['bytes'])})" if item["files"] else ""
+        files = "1 file" if item["files"] == 1 else f"{item['files']:,} files"
+        inside = f"  ({files}, {size(item['bytes'])})" if item["files"] else ""
         click.echo(f"{item['action']:<6} {printable(item['path'] or '.')}{inside}")
     click.echo(
         printable(f"syncer: nothing was done; that is what {answer['snapshot']['name']} asks for{_left(answer)}")
