@@ -184,11 +184,13 @@ DELETED_HEAD: tuple[str, ...] = ("last in", "size", "path")
 
 
 def _show(items: list[dict[str, Any]], path: str, *, deleted: bool, as_json: bool) -> None:
+    from syncer.cli.text import printable
+
     if as_json:
         click.echo(json.dumps(items, indent=2))
         return
     if not items:
-        click.echo("nothing" if deleted else "no snapshots", err=True)
+        click.echo(printable(f"syncer: {_none(path, deleted=deleted)}"), err=True)
         return
     row, head = _row, HEAD
     if deleted:
@@ -197,6 +199,16 @@ def _show(items: list[dict[str, Any]], path: str, *, deleted: bool, as_json: boo
         row, head = _version_row, VERSION_HEAD
     for line in columns([head, *map(row, items)]):
         click.echo(line)
+
+
+def _none(path: str, *, deleted: bool) -> str:
+    """Why a list is empty. What was mistyped looks like this too, so it says what was looked for."""
+    if deleted:
+        below = f" at or below {path}" if path else ""
+        return f"none of these snapshots lacks what an older one had{below}; `syncer diff latest` has what went since"
+    if path:
+        return f"no such snapshot has {path}; a path that is gone is named as it was then"
+    return "there are no such snapshots yet; one is taken every minute while something changes"
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
