@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from syncer.cli.paths import untouched
+
 INCOMPLETE = 1
 """Exit code when something could not be restored, or not wholly; what it was has been named."""
 
@@ -15,9 +17,7 @@ INCOMPLETE = 1
 @click.option("--to", metavar="DIR", help="Make a copy there instead: DIR holds then what the directory PATH held.")
 @click.option("--delete", is_flag=True, help="Remove what SNAPSHOT does not know from the directories restored.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DATA", help="Of this DATA; paths are from its root on."
-)
+@click.option("--data", type=untouched, metavar="DATA", help="Of this DATA; paths are from its root on.")
 @click.option("--no-snapshot", is_flag=True, help="Do not take a snapshot first: it cannot be undone then.")
 def command(
     snapshot: str, path: str, to: str | None, delete: bool, dry_run: bool, data: Path | None, no_snapshot: bool
