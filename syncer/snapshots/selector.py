@@ -75,7 +75,8 @@ def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> S
         if found:
             return found[0]
     if moment_ns is None:
-        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=f"say {EXAMPLES}")
+        hint = f"`syncer snapshots` lists them; or say {EXAMPLES}"
+        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=hint)
     return newest_at(moment_ns, snapshots, text)
 
 
