@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from syncer.engine import Engine
-from syncer.errors import SyncerError
+from syncer.errors import SyncerError, UsageError
 from syncer.fs.restoring import Request, refusal
 from syncer.snapshots.diff import Change, compare, stat_of
 from syncer.snapshots.history import Place, Snapshot
@@ -26,7 +26,7 @@ from syncer.snapshots.nodes import Entry
 from syncer.snapshots.plan import find_path
 from syncer.snapshots.prune import UNLIMITED, Plan, Step
 from syncer.snapshots.retention import parse
-from syncer.snapshots.selector import NoSuchSnapshot, check_label, select
+from syncer.snapshots.selector import NOW, NoSuchSnapshot, check_label, select
 from syncer.snapshots.tree import load_root
 from syncer.snapshots.versions import versions
 
@@ -34,7 +34,6 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 log = logging.getLogger(__name__)
 Tell = Callable[[int, int], None]
 """Is told (done, total) bytes now and then."""
-NOW = "now"
 LIST_WAIT_S = 10.0
 """How long a list waits for the remote to say what is new; then it shows what is known."""
 
@@ -237,15 +236,20 @@ def _entry(entry: Entry | None) -> dict[str, object]:
 
 async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
     old = await _select(engine, question.old)
-    new, path = None, question.path
+    new, path, instead = None, question.path, ""
     if question.new is not None and question.new.text != NOW:
         try:
             new = await _select(engine, question.new)
-        except NoSuchSnapshot:
+        except NoSuchSnapshot as error:
             if question.path_unless is None:
                 raise
-            path = question.path_unless
+            path, instead = question.path_unless, f"{error}, and "
     changes = await engine.publisher.examine(partial(_changes, engine, old, new, os.fsencode(path).strip(b"/")))
+    if changes is None:
+        raise UsageError(
+            f"{instead}{path} is in neither of the two states",
+            hint="name a path that is there now, or was; `syncer snapshots` lists the snapshots",
+        )
     return {
         "old": _described(engine, old),
         "new": None if new is None else _described(engine, new),
@@ -254,13 +258,14 @@ async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
     }
 
 
-def _changes(engine: Engine, old: Snapshot, new: Snapshot | None, path: bytes, live: LiveTree) -> list[Change]:
-    """In a thread."""
+def _changes(engine: Engine, old: Snapshot, new: Snapshot | None, path: bytes, live: LiveTree) -> list[Change] | None:
+    """What differs at *path*; None when there is nothing in either state. In a thread."""
     load = engine.history.load if new is not None else live.load(engine.history.load)
     ready: Callable[[Entry], None] = live.ready if new is None else lambda directory: None
     after = live.root() if new is None else load_root(new.root, load)
     before = find_path(load_root(old.root, load), path, load, lambda directory: None)
-    return compare(before, find_path(after, path, load, ready), load, path, ready)
+    now = find_path(after, path, load, ready)
+    return None if before is None and now is None else compare(before, now, load, path, ready)
 
 
 _TYPES = {

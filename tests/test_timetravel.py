@@ -8,6 +8,7 @@ import trio
 
 from syncer import timetravel
 from syncer.errors import SyncerError, UsageError
+from syncer.values import ROOT_INODE
 from tests.snapshots.rig import Peer, Remote, opened
 
 
@@ -35,7 +36,7 @@ async def test_a_snapshot_with_a_label_is_taken_even_if_nothing_has_changed(tmp_
         assert remote.snapshots()[0].root == remote.snapshots()[1].root
 
 
-@pytest.mark.parametrize("label", ["", " ", "a/b", "a\nb", "a\0b", "x" * 101, "latest", "kept", "\udcff"])
+@pytest.mark.parametrize("label", ["", " ", "a/b", "a\nb", "a\0b", "x" * 101, "latest", "now", "kept", "\udcff"])
 async def test_a_label_that_cannot_be_is_refused(tmp_path: Path, label: str) -> None:
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
@@ -85,7 +86,20 @@ async def test_what_differs_from_now_is_told_without_publishing(tmp_path: Path) 
         assert len(remote.objects) == objects
         inside = await ask(peer, "diff", old=said("begin"), path="folder/file")
         assert [item["path"] for item in inside["items"]] == ["folder/file"]
-        assert (await ask(peer, "diff", old=said("begin"), path="folder/none"))["items"] == []
+
+
+async def test_a_path_that_neither_state_has_is_refused(tmp_path: Path) -> None:
+    """Nothing to tell would look like nothing has changed, to somebody who has mistyped."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await peer.file(b"old", b"1")
+        await ask(peer, "snapshot", label="begin")
+        peer.file_system.unlink(ROOT_INODE, b"old")
+        gone = await ask(peer, "diff", old=said("begin"), path="old")
+        assert [item["change"] for item in gone["items"]] == ["removed"]
+        with pytest.raises(UsageError, match="folder/none is in neither"):
+            await ask(peer, "diff", old=said("begin"), path="folder/none")
+        with pytest.raises(UsageError, match=r"no snapshot is called 'begni', .*, and begni is in neither"):
+            await ask(peer, "diff", old=said("begin"), new=said("begni"), path_unless="begni")
 
 
 async def test_a_word_is_a_snapshot_or_else_a_path(tmp_path: Path) -> None:

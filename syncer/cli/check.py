@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from syncer.cli.paths import untouched
+
 if TYPE_CHECKING:
     from syncer.checking import Report
     from syncer.meta.findings import Finding
@@ -25,7 +27,7 @@ def _check_percent(_ctx: click.Context, _parameter: click.Parameter, value: floa
 
 
 @click.command("check", short_help="Verify DATA and the remote, and repair them.")
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
+@click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
 @click.option(
     "--read-data", "percent", is_flag=False, flag_value=100.0, type=float, metavar="[=PERCENT]",
     callback=_check_percent, help="Hash every cached byte too; with --remote those of all packs, or of a sample.",

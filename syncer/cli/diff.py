@@ -6,11 +6,13 @@ from typing import Any
 
 import click
 
+from syncer.cli.paths import untouched
+
 
 @click.command("diff", short_help="Show what differs between two states.")
 @click.argument("old", metavar="A")
 @click.argument("words", nargs=-1, metavar="[B] [PATH]")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help="Of this DATA; PATH is from its root on.")
+@click.option("--data", type=untouched, metavar="DATA", help="Of this DATA; PATH is from its root on.")
 @click.option("--stat", "only_stat", is_flag=True, help="Show only how much differs.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line; its keys are stable.")
 def command(old: str, words: tuple[str, ...], data: Path | None, only_stat: bool, as_json: bool) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from syncer.cli.paths import untouched
+
 
 def _check_timeout(_ctx: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None and not 0 < value < math.inf:
@@ -13,7 +15,7 @@ def _check_timeout(_ctx: click.Context, _parameter: click.Parameter, value: floa
 
 
 @click.command("flush", short_help="Wait until everything is on the remote.")
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
+@click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
 @click.option(
     "--timeout", "timeout_s", type=float, metavar="S", callback=_check_timeout, help="Give up after S seconds."
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from syncer.cli.paths import untouched
 from syncer.errors import UsageError
 from syncer.values import BUDGET_MIN_BYTES, MEGABYTE
 
@@ -48,9 +49,7 @@ class Manner:
     "--sync", type=click.Choice(["local", "remote"]), help="What an fsync waits for: this disk (the default), or both."
 )
 @click.option("-o", "options", multiple=True, metavar="OPTION[,...]", help="Mount options: noatime, nodev, ro, ...")
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Take the settings from FILE."
-)
+@click.option("--config", "config_file", type=untouched, metavar="FILE", help="Take the settings from FILE.")
 @click.option("--take-over", is_flag=True, help="Become the writer of a repository that another machine wrote.")
 @click.option(
     "--log-level",

@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 
+from syncer.cli.paths import untouched
+
 
 @click.command("prune", short_help="Give back what no snapshot that is kept needs.")
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
+@click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--keep", metavar="POLICY", help="Keep these snapshots, and not those that the settings say.")
 @click.option("--max-repack", type=click.IntRange(min=0), metavar="BYTES", help="Copy no more than BYTES.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from syncer.cli.paths import untouched
 from syncer.values import BUDGET_MIN_BYTES
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ LOST_SHOWN = 20
 
 
 @click.command("recover", short_help="Rebuild a lost or damaged meta.db.")
-@click.argument("data", type=click.Path(path_type=Path), metavar="DATA")
+@click.argument("data", type=untouched, metavar="DATA")
 @click.argument("remote", required=False, metavar="[REMOTE]")
 @click.option("--force", is_flag=True, help="Do it although nothing seems to be wrong.")
 def command(data: Path, remote: str | None, force: bool) -> int:
@@ -36,7 +37,9 @@ def command(data: Path, remote: str | None, force: bool) -> int:
     from syncer.cli.text import printable
     from syncer.errors import DataUnusable
 
-    data = mounts.locate(data.absolute())[0]
+    data, mount = mounts.locate(data)
+    if mount:
+        raise DataUnusable(f"{data} lies inside the mount {mount.mountpoint}", hint=f"name DATA, {mount.data}")
     if datadir.inspect(data) is not datadir.Condition.OURS:
         raise DataUnusable(f"{data} holds no file system to recover", hint="mount it: syncer DATA REMOTE MOUNTPOINT MB")
     settings = _settings(data, remote)

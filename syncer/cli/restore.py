@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from syncer.cli.paths import untouched
+
 INCOMPLETE = 1
 """Exit code when something could not be restored, or not wholly; what it was has been named."""
 
@@ -15,9 +17,7 @@ INCOMPLETE = 1
 @click.option("--to", metavar="DIR", help="Make a copy there instead: DIR holds then what the directory PATH held.")
 @click.option("--delete", is_flag=True, help="Remove what SNAPSHOT does not know from the directories restored.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DATA", help="Of this DATA; paths are from its root on."
-)
+@click.option("--data", type=untouched, metavar="DATA", help="Of this DATA; paths are from its root on.")
 @click.option("--no-snapshot", is_flag=True, help="Do not take a snapshot first: it cannot be undone then.")
 def command(
     snapshot: str, path: str, to: str | None, delete: bool, dry_run: bool, data: Path | None, no_snapshot: bool
@@ -39,7 +39,7 @@ def command(
       syncer restore before-cleanup / --data data --delete --dry-run
     """
     from syncer.cli.travel import ask, place, said
-    from syncer.errors import UsageError
+    from syncer.errors import NotMounted, UsageError
 
     found, inside = place(path, data)
     question: dict[str, object] = {
@@ -50,7 +50,11 @@ def command(
         "snapshot_first": not no_snapshot,
     }
     if to is not None:
-        other, question["to"] = place(to, data)
+        try:
+            other, question["to"] = place(to, data)
+        except NotMounted as error:
+            hint = "name a place in the same mount, or copy from .snapshots with `cp -a`"
+            raise NotMounted(f"{to} is not inside a mount", hint=hint) from error
         if other != found:
             raise UsageError(f"{to} is in another file system than {path}", hint="copy it there afterwards")
     answer = ask(found, "restore", question)
@@ -66,7 +70,8 @@ def _print_plan(answer: dict[str, Any]) -> None:
     from syncer.cli.text import printable, size
 
     for item in answer["items"]:
-        inside = f"  ({item['files']:,} files, {size(item['bytes'])})" if item["files"] else ""
+        files = "1 file" if item["files"] == 1 else f"{item['files']:,} files"
+        inside = f"  ({files}, {size(item['bytes'])})" if item["files"] else ""
         click.echo(f"{item['action']:<6} {printable(item['path'] or '.')}{inside}")
     click.echo(
         printable(f"syncer: nothing was done; that is what {answer['snapshot']['name']} asks for{_left(answer)}")

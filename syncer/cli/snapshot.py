@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from syncer.cli.paths import untouched
+
 
 @click.command("snapshot", short_help="Take a snapshot now.")
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
+@click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
 @click.option("--label", metavar="NAME", help="Call it NAME, and keep it until it is deleted.")
 @click.option("--delete", "doomed", metavar="SNAPSHOT", help="Take none; delete this one.")
 def command(target: Path | None, label: str | None, doomed: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from syncer.cli.paths import untouched
 from syncer.values import MEGABYTE
 
 TOLD = 50
@@ -21,17 +22,15 @@ VISIT_BUDGET_BYTES = 256 * MEGABYTE
 
 
 @click.command("snapshots", short_help="List snapshots, versions and deleted files, or mount history.")
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help="Of this DATA; PATH is from its root on.")
+@click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
+@click.option("--data", type=untouched, metavar="DATA", help="Of this DATA; PATH is from its root on.")
 @click.option("--remote", metavar="REMOTE", help="Of the repository there, without a DATA; PATH is from its root on.")
 @click.option("--since", metavar="TIME", help="None that are older: `yesterday`, `2h ago`, `2026-11-20 14:00`, ...")
 @click.option("--until", metavar="TIME", help="None that are newer.")
 @click.option("--deleted", is_flag=True, help="List what was deleted at or below PATH instead, and where it last was.")
 @click.option("--changes", is_flag=True, help=f"Tell what came with every snapshot, not only with the newest {TOLD}.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are stable.")
-@click.option(
-    "--mount", "mountpoint", type=click.Path(path_type=Path), metavar="DIR", help="Mount the whole history on DIR."
-)
+@click.option("--mount", "mountpoint", type=untouched, metavar="DIR", help="Mount the whole history on DIR.")
 @click.option("--background", is_flag=True, help="With --mount: return when it is usable.")
 def command(
     target: Path | None,
@@ -98,12 +97,14 @@ def _ask(
     target: Path | None, data: Path | None, remote: str | None, question: dict[str, object]
 ) -> tuple[str, dict[str, Any]]:
     """(path from the root on, the answer)."""
-    from syncer import app, datadir
+    from syncer import app, datadir, mounts
     from syncer.cli.travel import ask, place
 
     if remote is None:
-        if data is None and target is not None and datadir.is_data(target.absolute()):
-            data, target = target, None
+        if data is None and target is not None:
+            there, mount = mounts.locate(target)
+            if mount is None and datadir.is_data(there):
+                data, target = there, None
         found, path = place(None if target is None else str(target), data)
         return path, ask(found, "list", {**question, "path": path})
     path = str(target or "").strip("/")
@@ -184,11 +185,13 @@ DELETED_HEAD: tuple[str, ...] = ("last in", "size", "path")
 
 
 def _show(items: list[dict[str, Any]], path: str, *, deleted: bool, as_json: bool) -> None:
+    from syncer.cli.text import printable
+
     if as_json:
         click.echo(json.dumps(items, indent=2))
         return
     if not items:
-        click.echo("nothing" if deleted else "no snapshots", err=True)
+        click.echo(printable(f"syncer: {_none(path, deleted=deleted)}"), err=True)
         return
     row, head = _row, HEAD
     if deleted:
@@ -197,6 +200,16 @@ def _show(items: list[dict[str, Any]], path: str, *, deleted: bool, as_json: boo
         row, head = _version_row, VERSION_HEAD
     for line in columns([head, *map(row, items)]):
         click.echo(line)
+
+
+def _none(path: str, *, deleted: bool) -> str:
+    """Why a list is empty. What was mistyped looks like this too, so it says what was looked for."""
+    if deleted:
+        below = f" at or below {path}" if path else ""
+        return f"none of these snapshots lacks what an older one had{below}; `syncer diff latest` has what went since"
+    if path:
+        return f"no such snapshot has {path}; a path that is gone is named as it was then"
+    return "there are no such snapshots yet; one is taken every minute while something changes"
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from syncer.cli.paths import untouched
+
 if TYPE_CHECKING:
     from syncer.control import Status
 
 
 @click.command("status", short_help="Show how much is where.")
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[DATA|PATH]")
+@click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are stable.")
 def command(target: Path | None, as_json: bool) -> None:
     """Show what is stored, what is kept locally, and what still waits for upload.

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import click
 
+from syncer.cli.paths import untouched
+
 END_S = 180.0
 """A mount that ends may still publish a snapshot, which has its own network deadlines."""
 LOOK_EVERY_S = 0.05
 
 
 @click.command("umount", short_help="End a mount.")
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[MOUNTPOINT|DATA|PATH]")
+@click.argument("target", required=False, type=untouched, metavar="[MOUNTPOINT|DATA|PATH]")
 @click.option("--wait", is_flag=True, help="Upload everything first.")
 def command(target: Path | None, wait: bool) -> None:
     """End a mount and return when it is gone and DATA is free.

@@ -205,8 +205,9 @@ class _Comparison:
         if S_ISDIR(new.entry.mode):
             self._moved[new.path] = old.path
         parent, _, name = new.path.rpartition(b"/")
-        if parent in self._moved and old.path == join_path(self._moved[parent], name):
-            if aspects:  # it went along with its directory
+        # It went along with its directory, or stayed where it was while that was made anew.
+        if old.path == new.path or (parent in self._moved and old.path == join_path(self._moved[parent], name)):
+            if aspects:
                 self._changes.append(Change("modified", new.path, old.entry, new.entry, aspects=aspects))
             return
         self._changes.append(Change("renamed", new.path, old.entry, new.entry, old.path, aspects))

@@ -106,16 +106,14 @@ async def visit(meta: MetaStore, backend: Backend) -> Membership:
     try:
         repository = (await read_format(backend)).repository
     except ObjectMissing as error:
-        raise _no_repository(backend) from error
+        raise _no_repository(backend, "see whether that is the place that was mounted") from error
     _take_repository(meta, backend, bytes.fromhex(repository))
     await learn_packs(meta, backend)
     return Membership(None)
 
 
-def _no_repository(backend: Backend) -> WrongRepository:
-    return WrongRepository(
-        f"there is no repository at {backend.name} to read", hint="mount it once without --read-only"
-    )
+def _no_repository(backend: Backend, hint: str = "mount it once without --read-only") -> WrongRepository:
+    return WrongRepository(f"there is no repository at {backend.name} to read", hint=hint)
 
 
 def _take_repository(meta: MetaStore, backend: Backend, repository: bytes) -> None:

@@ -14,6 +14,8 @@ from syncer.snapshots.moments import EXAMPLES, parse_moment
 from syncer.snapshots.naming import snapshot_names
 
 LATEST = "latest"
+NOW = "now"
+"""The live tree, where a snapshot could be named as well."""
 ID_PREFIX_MIN = 4
 """Fewer digits of an id are not taken for one."""
 NAMED = 4
@@ -34,8 +36,9 @@ def check_label(label: str, snapshots: Sequence[Snapshot]) -> None:
         raise UsageError(
             f"{label!r} cannot be a label", hint=f"take up to {LABEL_MAX} printable characters, and no slash among them"
         )
-    if label == LATEST:
-        raise UsageError(f"{LATEST} always means the newest snapshot", hint="choose another label")
+    if label.strip() in (LATEST, NOW):
+        meaning = "the newest snapshot" if label.strip() == LATEST else "this moment"
+        raise UsageError(f"{label.strip()} always means {meaning}", hint="choose another label")
     if any(snapshot.label == label for snapshot in snapshots):
         raise UsageError(f"there is a snapshot called {label!r} already", hint="choose another label")
 
@@ -72,7 +75,8 @@ def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> S
         if found:
             return found[0]
     if moment_ns is None:
-        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=f"say {EXAMPLES}")
+        hint = f"`syncer snapshots` lists them; or say {EXAMPLES}"
+        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=hint)
     return newest_at(moment_ns, snapshots, text)
 
 

@@ -129,6 +129,25 @@ def test_a_taken_mountpoint_is_refused_without_touching_it(place: Path) -> None:
         assert not (place / "new").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["status"], ["flush"], ["check"], ["snapshot"], ["snapshots"], ["prune", "--dry-run"], ["umount"]),
+        *(["recover"], ["diff", "latest", "--data"], ["restore", "latest", "/", "--data"], ["snapshots", "--data"]),
+    ],
+)
+def test_no_command_looks_into_a_mount_that_hangs(place: Path, words: list[str]) -> None:
+    with hung_mount(place / "mnt", place / "data"):
+        outcome = syncer(*words, "mnt/photos", cwd=place, timeout_s=20)
+        assert outcome.stderr.startswith("syncer: ") or outcome.stdout, outcome
+
+
+def test_an_empty_path_is_refused(place: Path) -> None:
+    """Not taken for the working directory: it is what an unset variable of a script leaves."""
+    code, line = refused(place, "status", "")
+    assert (code, "empty" in line) == (USAGE, True), line
+
+
 def test_a_dead_mount_is_cleared_away(place: Path) -> None:
     with hung_mount(place / "mnt", place / "data") as process:
         process.kill()

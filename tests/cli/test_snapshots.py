@@ -63,6 +63,20 @@ def test_versions_and_deleted_files(mount: Mount) -> None:
     mount.finish()
 
 
+def test_an_empty_list_says_what_was_looked_for(mount: Mount) -> None:
+    (mount.path / "photos" / "2019" / "2.jpg").unlink()  # after the last snapshot
+    for words, told in (
+        ([mount.path / "photos" / "2091"], "has photos/2091;"),
+        ([mount.path / "photos" / "2091", "--deleted"], "below photos/2091;"),
+        ([mount.data, "--until", "2 days ago"], "no such snapshots"),
+    ):
+        outcome = syncer("snapshots", *words)
+        assert (outcome.returncode, outcome.stdout) == (0, "")
+        assert outcome.stderr.startswith("syncer: ") and told in outcome.stderr, outcome.stderr
+    mount.stop()
+    mount.finish()
+
+
 def test_what_makes_no_sense_is_refused(mount: Mount) -> None:
     history = mount.data.parent / "history"
     history.mkdir()

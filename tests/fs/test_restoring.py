@@ -251,6 +251,17 @@ async def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> N
             await restore(peer, shot, b"photos/2020")
 
 
+@pytest.mark.parametrize("place", [b".snapshots", b"photos/.snapshots", b"photos/.snapshots/latest/x"])
+async def test_nothing_is_made_where_the_past_is_shown(tmp_path: Path, place: bytes) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        for dry_run in (True, False):
+            with pytest.raises(UsageError, match="past"):
+                await restore(peer, shot, b"photos/2019", to=place, dry_run=dry_run)
+        assert not [name for name, _ in peer.walk() if b".snapshots" in name]
+
+
 async def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
