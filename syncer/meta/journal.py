@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncer.disk import start_writing, sync_paths, write_again
+from syncer.disk import start_writing, sync_folder, sync_paths, write_again
 from syncer.errors import LocalDamage
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -43,6 +43,8 @@ class Journal:
         self.end = start
         self._open: list[tuple[int, int]] = []  # (start, descriptor) of segments maybe not yet durable, newest last
         self._syncing = threading.Lock()
+        self._new_names = True
+        """Whether names in the folder may not survive a power cut. An fsync of a file need not see to its name."""
         self.durable = 0
         """Every record before this position has been made durable."""
         self._doubted = 0
@@ -50,6 +52,7 @@ class Journal:
         may take them for written."""
         self._settle_past(start)
         self._begin_segment()
+        self._sync_names()  # what was deleted must not come back between the segments that follow
         self.total_bytes = sum(path.stat().st_size for path in self._segments)
 
     def _settle_past(self, start: int) -> None:
@@ -65,6 +68,7 @@ class Journal:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
         self._open.append((self.end, os.open(path, flags, 0o600)))
         self._segment_start = self.end
+        self._new_names = True
         if path not in self._segments:
             self._segments.append(path)
 
@@ -114,11 +118,22 @@ class Journal:
                     self._write_again(segments, end)
                 for _, descriptor in segments:
                     os.fdatasync(descriptor)
+                self._sync_names()
             except OSError:
                 self.doubt()
                 raise
             self._close(segments[:-1])  # complete and durable: never needed again
             self.durable = max(self.durable, end)
+
+    def _sync_names(self) -> None:
+        """Raises: OSError."""
+        if self._new_names:
+            self._new_names = False  # before: the event loop may begin a segment meanwhile
+            try:
+                sync_folder(self._folder)
+            except OSError:
+                self._new_names = True
+                raise
 
     @property
     def is_doubted(self) -> bool:
