@@ -65,7 +65,7 @@ class Journal:
     def _begin_segment(self) -> None:
         path = self._folder / f"{self.end:016x}"
         # A segment of that name can only hold the torn record of a crash: nothing was ever read from it.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._open.append((self.end, os.open(path, flags, 0o600)))
         self._segment_start = self.end
         self._new_names = True
@@ -84,9 +84,11 @@ class Journal:
                 self._begin_segment()
         record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         _, descriptor = self._open[-1]
-        written = os.write(descriptor, record)
+        # At its place, not at the end of the file: what follows one that did not fit must not stand behind its rest.
+        written = os.pwrite(descriptor, record, self.end - self._segment_start)
         if written != len(record):
-            os.ftruncate(descriptor, self.end - self._segment_start)
+            with contextlib.suppress(OSError):  # what is left is no record, and the next one is written over it
+                os.ftruncate(descriptor, self.end - self._segment_start)
             raise OSError(errno.ENOSPC, "the journal has no room")
         self.end += written
         self.total_bytes += written
@@ -147,20 +149,16 @@ class Journal:
     def _write_again(self, segments: list[tuple[int, int]], end: int) -> None:
         """Raises: OSError: the kernel has dropped some of it; only what made it durable elsewhere helps then."""
         ends = [start for start, _ in segments[1:]] + [end]
-        for (start, _), stop in zip(segments, ends, strict=True):
-            path, begin = self._folder / f"{start:016x}", max(start, self.durable)
+        for (start, descriptor), stop in zip(segments, ends, strict=True):
+            begin = max(start, self.durable)
             if begin >= stop:
                 continue
-            data, offset = path.read_bytes()[: stop - start], begin - start
+            data, offset = os.pread(descriptor, stop - start, 0), begin - start
             while (payload := _record_at(data, offset)) is not None:
                 offset += _HEADER.size + len(payload)
             if start + offset != stop:
                 raise OSError(errno.EIO, "the journal has lost what the disk did not take")
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # the one to append with always writes at the end
-            try:
-                write_again(descriptor, begin - start, stop - start)
-            finally:
-                os.close(descriptor)
+            write_again(descriptor, begin - start, stop - start)
 
     def discard(self, position: int) -> None:
         """Delete the segments whose every record lies before *position*."""
