@@ -18,6 +18,7 @@ import msgspec
 
 from syncer.errors import LocalDamage
 from syncer.meta import schema
+from syncer.meta.doubt import DOUBTED, DoubtNote
 from syncer.meta.journal import Journal, read_records
 from syncer.meta.reserve import RESERVE, Reserve
 
@@ -134,6 +135,7 @@ class Database:
         self._tables: list[Table] = []
         self.journal: Journal | None = None
         self.reserve = Reserve(path.with_name(RESERVE))
+        self.doubt_note = DoubtNote(path.with_name(DOUBTED))
         self.pending = False
         self._is_behind = False
         """Whether the tables lack what the journal has, because they were rolled back."""
@@ -308,6 +310,7 @@ class Database:
 
         Raises:
             LocalDamage: the journal has a gap, or a record that cannot be applied.
+            OSError: the disk refuses what an earlier run has written.
         """
         self.connection.execute("BEGIN IMMEDIATE")
         self.pending = True  # so that what is replayed begins no transaction of its own
@@ -317,8 +320,12 @@ class Database:
             self.connection.execute("ROLLBACK")
             self.pending = False
             raise
-        self.journal = Journal(self._journal_folder, position)
-        self.commit()
+        with self.doubt_note.unless_synced():
+            doubted = self.doubt_note.is_there
+            self.journal = Journal(self._journal_folder, position, doubted=doubted)
+            self.commit()
+            if doubted and not self.checkpoint_here():  # the WAL of before may be as little on the disk
+                raise OSError(errno.EBUSY, "meta.db is in use, and its log may lack what the disk did not take")
         return replayed
 
     def _replay_from(self, position: int) -> tuple[int, int]:
@@ -368,7 +375,8 @@ class Database:
     def sync(self) -> None:
         """Make every operation recorded so far survive a power cut. Blocking; meant for a thread."""
         if self.journal is not None:
-            self.journal.sync()
+            with self.doubt_note.unless_synced():
+                self.journal.sync()
 
     @property
     def durable_position(self) -> int:
@@ -392,6 +400,7 @@ class Database:
 
     def doubt(self) -> None:
         """A sync of everything has failed."""
+        self.doubt_note.write()
         if self.journal is not None:
             self.journal.doubt()
 

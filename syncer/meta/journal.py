@@ -36,8 +36,13 @@ class Journal:
     INVARIANT: the segments on disk cover [first needed position, end) without a gap.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
-        """Begin a new segment at position *start*; what is in *folder* stays until `discard`."""
+    def __init__(self, folder: Path, start: int, *, doubted: bool = False) -> None:
+        """Begin a new segment at position *start*; what is in *folder* stays until `discard`.
+
+        *doubted*: that may be in the kernel's memory alone although it was synced, see `disk.write_again`.
+
+        Raises: OSError.
+        """
         self._folder = folder
         self._segments = sorted(folder.iterdir(), key=_start_of)
         self.end = start
@@ -50,16 +55,16 @@ class Journal:
         self._doubted = 0
         """Records from `durable` up to here are written again before a sync may succeed: one has failed, and the kernel
         may take them for written."""
-        self._settle_past(start)
+        self._settle_past(start, doubted=doubted)
         self._begin_segment()
         self._sync_names()  # what was deleted must not come back between the segments that follow
         self.total_bytes = sum(path.stat().st_size for path in self._segments)
 
-    def _settle_past(self, start: int) -> None:
+    def _settle_past(self, start: int, *, doubted: bool) -> None:
         """What is here from before must not be less durable than what follows it, nor be taken for what follows it."""
         while self._segments and _start_of(self._segments[-1]) > start:
             self._segments.pop().unlink()  # a power cut has taken records before it, so it was never read
-        sync_paths(self._segments)
+        sync_paths(self._segments, again=doubted)
         self.durable = start
 
     def _begin_segment(self) -> None:
