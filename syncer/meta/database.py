@@ -245,7 +245,9 @@ class Database:
             self.committed_position = self.state_integer("journal_position")
             self.forget_cached()
             self.begin()
-            self._replay_from(self.committed_position)
+            position, _ = self._replay_from(self.committed_position)
+            if self.journal is not None and position != self.journal.end:
+                raise LocalDamage("the journal has lost what the disk did not take")
         except (sqlite3.Error, LocalDamage) as error:
             raise OSError(errno.EIO, f"meta.db: {error}") from error
         self._is_behind = False

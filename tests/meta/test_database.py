@@ -128,6 +128,29 @@ def test_an_operation_that_fails_half_way_has_not_happened(data: Path, ended: bo
     meta.close()
 
 
+def test_what_the_journal_has_lost_is_not_left_out_without_a_word(data: Path) -> None:
+    """The disk did not take it and the kernel has dropped it: going back to the last commit would take it away."""
+    meta = opened(data)
+    make(meta, b"committed")
+    meta.commit()
+    for count in range(10):
+        make(meta, b"%d" % count)
+    newest = max((data / "journal").iterdir())
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:-50] + bytes(50))
+    fill_up(meta)
+    with pytest.raises(OSError):
+        for count in range(100_000):
+            meta.inodes.set_xattr(ROOT_INODE, b"user.%d" % count, bytes(3000), 2)
+    make_room(meta)
+    for _ in range(2):
+        with pytest.raises(OSError, match="has lost"):
+            make(meta, b"after")
+        with pytest.raises(OSError, match="has lost"):
+            meta.commit()
+    meta.database.connection.close()
+
+
 def test_what_was_not_committed_is_not_in_the_tables(data: Path) -> None:
     meta = opened(data)
     make(meta, b"file")
