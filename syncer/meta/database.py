@@ -474,7 +474,7 @@ class Database:
         """
         if self.journal is not None:
             marked = self.state_integer("marked_position")
-            self.journal.discard(marked if self.journal.end - marked <= self.kept_bytes else position)
+            self.journal.discard(min(marked, position) if self.journal.end - marked <= self.kept_bytes else position)
 
     def reader(self) -> sqlite3.Connection:
         """A second connection for one thread; it sees commits only."""

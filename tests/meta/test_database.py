@@ -151,6 +151,22 @@ def test_what_the_journal_has_lost_is_not_left_out_without_a_word(data: Path) ->
     meta.database.connection.close()
 
 
+def test_the_journal_stays_that_only_a_newer_snapshot_has_no_need_of(
+    meta: MetaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was published while a checkpoint ran: what was committed meanwhile may be in an unsynced WAL alone."""
+    monkeypatch.setattr("syncer.meta.journal.SEGMENT_BYTES", 1000)
+    position = meta.database.committed_position
+    for count in range(100):
+        make(meta, b"%d" % count)
+    meta.commit()
+    meta.database.set_state("marked_position", meta.database.committed_position)
+    meta.database.kept_bytes = 1_000_000
+    meta.database.discard_journal(position)
+    kept = [path.name for path in (meta.database.path.parent / "journal").iterdir()]
+    assert min(int(name, 16) for name in kept) <= position
+
+
 def test_what_was_not_committed_is_not_in_the_tables(data: Path) -> None:
     meta = opened(data)
     make(meta, b"file")
