@@ -136,6 +136,8 @@ class Database:
         self.journal: Journal | None = None
         self.reserve = Reserve(path.with_name(RESERVE))
         self.doubt_note = DoubtNote(path.with_name(DOUBTED))
+        self._is_log_doubted = False
+        """Whether the WAL may lack what the disk did not take; until all of it is in meta.db."""
         self.pending = False
         self._is_behind = False
         """Whether the tables lack what the journal has, because they were rolled back."""
@@ -392,19 +394,24 @@ class Database:
 
     def is_in_meta_db(self, position: int) -> None:
         """What was recorded before *position* is in meta.db, durably: the journal before it is not needed."""
+        self._is_log_doubted = False
         if self.journal is not None:
             self.journal.durable = max(self.journal.durable, position)
 
     @property
     def is_doubted(self) -> bool:
         """Whether the journal may lack what a failed sync should have written, and the WAL may too."""
-        return self.journal is not None and self.journal.is_doubted
+        return self._is_log_doubted or (self.journal is not None and self.journal.is_doubted)
 
     def doubt(self) -> None:
         """A sync of everything has failed."""
-        self.doubt_note.write()
+        self._doubt_log()
         if self.journal is not None:
             self.journal.doubt()
+
+    def _doubt_log(self) -> None:
+        self._is_log_doubted = True
+        self.doubt_note.write()
 
     def start_sync(self) -> None:
         """Begin what `sync` does, without waiting for it. Safe where `sync` is."""
@@ -417,6 +424,7 @@ class Database:
         try:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as error:
+            self._doubt_log()
             raise refused(error) from error
         finally:
             connection.close()
@@ -431,6 +439,7 @@ class Database:
         try:
             return self._checkpoint_here()
         except sqlite3.Error as error:
+            self._doubt_log()
             raise refused(error) from error
 
     def _checkpoint_here(self) -> bool:

@@ -344,6 +344,46 @@ async def test_what_a_run_that_was_killed_could_not_sync_is_written_again_by_the
         again.clear()
 
 
+async def test_a_log_that_may_lack_something_is_not_relied_on_because_the_journal_is_whole_again(
+    tmp_path: Path,
+) -> None:
+    """While somebody reads, what was committed is in the WAL alone: the journal is then all that surely has it."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        database = engine.meta.database
+        await write(engine, b"f", random_bytes(100_000))
+        engine.meta.commit()
+        database.doubt()
+        await engine.durability.sync()
+        with contextlib.closing(database.reader()) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM inodes").fetchone()
+            await write(engine, b"g", random_bytes(100_000))
+            for _ in range(2):
+                with pytest.raises(OSError, match="may lack"):
+                    await engine.checkpoint()
+        await engine.checkpoint()
+        assert not database.is_doubted
+
+
+async def test_a_log_that_could_not_be_synced_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def execute(self, _: str) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def close(self) -> None: ...
+
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        database = engine.meta.database
+        await write(engine, b"f", random_bytes(100_000))
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", lambda *_, **__: Refusing())
+            with pytest.raises(OSError, match="disk I/O error"):
+                await engine.checkpoint()
+        assert database.is_doubted
+        await engine.checkpoint()
+        assert not database.is_doubted
+
+
 async def test_overwritten_bytes_are_freed_after_their_copies_are_durable(tmp_path: Path, flushes: Flushes) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         number, handle = create(engine, b"image")
