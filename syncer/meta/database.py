@@ -495,8 +495,8 @@ class Database:
         try:
             self.set_state("open", 0)
             self.commit()
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.discard_journal(self.committed_position)
+            if self._checkpoint_here():  # otherwise somebody reads, and the WAL, which was not synced, is all else
+                self.discard_journal(self.committed_position)
         except (OSError, sqlite3.Error) as error:
             log.warning("meta.db is not written back, and the journal kept: %s", error)
         finally:

@@ -167,6 +167,24 @@ def test_the_journal_stays_that_only_a_newer_snapshot_has_no_need_of(
     assert min(int(name, 16) for name in kept) <= position
 
 
+def test_an_end_beside_a_reader_keeps_the_journal(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has is in the WAL besides, and that was not synced."""
+    monkeypatch.setattr("syncer.meta.journal.SEGMENT_BYTES", 1000)
+    meta = opened(data)
+    assert meta.database.checkpoint_here()
+    position = meta.database.committed_position
+    with contextlib.closing(meta.database.reader()) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM inodes").fetchone()
+        for count in range(100):
+            make(meta, b"%d" % count)
+        meta.close()
+        assert min(int(path.name, 16) for path in (data / "journal").iterdir()) <= position
+    again = MetaStore(data)
+    assert not again.crashed and again.inodes.totals.files == 100
+    again.close()
+
+
 def test_what_was_not_committed_is_not_in_the_tables(data: Path) -> None:
     meta = opened(data)
     make(meta, b"file")
