@@ -48,6 +48,8 @@ class Journal:
         self.end = start
         self._open: list[tuple[int, int]] = []  # (start, descriptor) of segments maybe not yet durable, newest last
         self._syncing = threading.Lock()
+        self._is_torn = False
+        """Whether the newest segment ends in a part of a record."""
         self._new_names = True
         """Whether names in the folder may not survive a power cut. An fsync of a file need not see to its name."""
         self.durable = 0
@@ -70,7 +72,7 @@ class Journal:
     def _begin_segment(self) -> None:
         path = self._folder / f"{self.end:016x}"
         # A segment of that name can only hold the torn record of a crash: nothing was ever read from it.
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
         self._open.append((self.end, os.open(path, flags, 0o600)))
         self._segment_start = self.end
         self._new_names = True
@@ -89,14 +91,21 @@ class Journal:
                 self._begin_segment()
         record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         _, descriptor = self._open[-1]
-        # At its place, not at the end of the file: what follows one that did not fit must not stand behind its rest.
-        written = os.pwrite(descriptor, record, self.end - self._segment_start)
+        if self._is_torn:
+            self._cut_torn()
+        written = os.write(descriptor, record)
         if written != len(record):
-            with contextlib.suppress(OSError):  # what is left is no record, and the next one is written over it
-                os.ftruncate(descriptor, self.end - self._segment_start)
+            self._is_torn = True
+            with contextlib.suppress(OSError):
+                self._cut_torn()
             raise OSError(errno.ENOSPC, "the journal has no room")
         self.end += written
         self.total_bytes += written
+
+    def _cut_torn(self) -> None:
+        """Cut off what was written of a record that did not fit: behind it no other would be read. Raises: OSError."""
+        os.ftruncate(self._open[-1][1], self.end - self._segment_start)
+        self._is_torn = False
 
     def take_back(self, position: int) -> None:
         """Take the last record, which begins at *position*, out again. Raises: OSError."""
@@ -154,16 +163,20 @@ class Journal:
     def _write_again(self, segments: list[tuple[int, int]], end: int) -> None:
         """Raises: OSError: the kernel has dropped some of it; only what made it durable elsewhere helps then."""
         ends = [start for start, _ in segments[1:]] + [end]
-        for (start, descriptor), stop in zip(segments, ends, strict=True):
-            begin = max(start, self.durable)
+        for (start, _), stop in zip(segments, ends, strict=True):
+            path, begin = self._folder / f"{start:016x}", max(start, self.durable)
             if begin >= stop:
                 continue
-            data, offset = os.pread(descriptor, stop - start, 0), begin - start
+            data, offset = path.read_bytes()[: stop - start], begin - start
             while (payload := _record_at(data, offset)) is not None:
                 offset += _HEADER.size + len(payload)
             if start + offset != stop:
                 raise OSError(errno.EIO, "the journal has lost what the disk did not take")
-            write_again(descriptor, begin - start, stop - start)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # the one to append with always writes at the end
+            try:
+                write_again(descriptor, begin - start, stop - start)
+            finally:
+                os.close(descriptor)
 
     def discard(self, position: int) -> None:
         """Delete the segments whose every record lies before *position*."""

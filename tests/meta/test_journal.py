@@ -135,13 +135,17 @@ def test_a_write_that_found_no_room_leaves_nothing(
 
     journal = Journal(tmp_path, 0)
     journal.append(b"before")
-    real = os.pwrite
+    real = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", lambda descriptor, data, offset: real(descriptor, data[: len(data) // 2], offset))
         if not can_truncate:
             patch.setattr(os, "ftruncate", refuse)
-        with pytest.raises(OSError, match="no room"):
-            journal.append(b"does not fit")
+        with patch.context() as smaller:
+            smaller.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: len(data) // 2]))
+            with pytest.raises(OSError, match="no room"):
+                journal.append(b"does not fit")
+        if not can_truncate:
+            with pytest.raises(OSError, match="refuses"):
+                journal.append(b"would not be read")
     journal.append(b"after")
     journal.close()
     assert payloads_from(tmp_path) == [b"before", b"after"]
