@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from syncer.errors import DataInUse, DataUnusable
+from syncer.meta.doubt import DOUBTED
 from syncer.meta.reserve import RESERVE
 
 LOG_FILE_BYTES = 100_000
@@ -31,7 +32,7 @@ LOG = "log"
 PEER = "peer"
 VERIFIED = "verified"
 """What an unfinished check of the remote's bytes has read (snapshots/verified.py)."""
-STORE = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", RESERVE, SOCKET})
+STORE = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", RESERVE, DOUBTED, SOCKET})
 """Files of the live file system; with a folder that holds something, they show that DATA has been in use."""
 _LOGS = (LOG, *(f"{LOG}.{number}" for number in range(1, LOG_FILES)))
 KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, f"{CONFIG}.new", PEER, f"{PEER}.new", VERIFIED, *_LOGS}

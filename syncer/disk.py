@@ -123,7 +123,8 @@ def write_again(descriptor: int, begin: int = 0, end: int = _END) -> None:
     for low, high in _data_of(descriptor):
         for offset in range(max(low, begin), min(high, end), _COPY_BYTES):
             data = os.pread(descriptor, min(_COPY_BYTES, min(high, end) - offset), offset)
-            os.pwrite(descriptor, data, offset)
+            if os.pwrite(descriptor, data, offset) != len(data):
+                raise OSError(errno.ENOSPC, "what the disk did not take finds no room")
 
 
 def sync_paths(paths: Iterable[Path], *, again: bool = False) -> None:

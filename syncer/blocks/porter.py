@@ -11,7 +11,6 @@ pack is then made here. Used by the uploader; everything runs on the event loop'
 
 import contextlib
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -60,6 +59,8 @@ AGAIN_S = 30.0
 """How long to do without one after one was lost, or could not be started."""
 END_S = 1.0
 """How long a porter may take to end by itself."""
+LOOK_S = 0.01
+"""How often to look whether it has."""
 
 _ERRORS = {kind.__name__: kind for kind in BackendError.__subclasses__()}
 
@@ -348,14 +349,14 @@ async def _process() -> AsyncIterator[Line]:
 
 async def _ended(process: "subprocess.Popen[bytes]") -> None:
     """Have the process ended, and the kernel forget it, unless the kernel itself does not let go of it."""
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        with trio.move_on_after(END_S) as scope:
-            await trio.lowlevel.wait_readable(descriptor)
-        if scope.cancelled_caught:
-            process.kill()
-            with trio.move_on_after(END_S):
-                await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-    process.poll()
+    if not await _is_gone(process):
+        process.kill()
+        await _is_gone(process)
+
+
+async def _is_gone(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether it ends in END_S. Asked for again and again: a descriptor to wait with may not be had."""
+    with trio.move_on_after(END_S):
+        while process.poll() is None:  # noqa: ASYNC110 - see above
+            await trio.sleep(LOOK_S)
+    return process.poll() is not None

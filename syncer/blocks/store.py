@@ -57,7 +57,8 @@ class BlockStore:
         self.meta.commit()
         boot, database = disk.boot_id(), self.meta.database
         if database.state_bytes(BOOT) == boot:
-            self._sync_again()
+            with database.doubt_note.unless_synced():
+                self._sync_again()
         else:
             mend_losses(self.meta, self.dirty, self.cache)
             if self.meta.crashed:
@@ -65,6 +66,7 @@ class BlockStore:
             database.set_state(BOOT, boot)
             self.meta.commit()
             database.sync()  # before anything is deleted
+        database.doubt_note.clear()
         self.dirty.promised = set(self.meta.extents.dirty_in_use())
         self.dirty.sweep(self.dirty.promised)
         self.meta.extents.dropped.clear()
@@ -73,10 +75,11 @@ class BlockStore:
         """What the run before has written may be in the kernel's memory alone, and an fsync may have promised it."""
         files = [self.cache.path(block.id) for block in self.meta.blocks.pending_files()]
         files += [self.dirty.path(number) for number in self.meta.extents.dirty_in_use()]
-        if len(files) > SYNCED_ONE_BY_ONE:
+        doubted = self.meta.database.doubt_note.is_there
+        if len(files) > SYNCED_ONE_BY_ONE and not doubted:
             disk.sync_file_system(self._data)
         else:
-            disk.sync_paths(files)
+            disk.sync_paths(files, again=doubted)
 
     def _settle(self, dirty: int, block_id: BlockId, length: int, *, early: bool = False, trusted: bool = True) -> None:
         """Move a dirty file that is recorded as the copy of a block into the cache. May be done again.

@@ -86,6 +86,7 @@ class Durability:
             except Exception as error:  # noqa: BLE001 - whatever it is: those who wait must get it
                 flush.error = error
                 self.doubted = True
+                self._database.doubt_note.write()
             flush.done = True
             ended()
 

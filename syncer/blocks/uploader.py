@@ -61,6 +61,8 @@ class Uploader:
         self._delay_s = delay_s
         self._parallelism = self._limit = max(1, min(parallelism, backend.parallelism))
         self._running = 0
+        self._stuck = 0
+        """Of those that run: so many packs are on the remote, and the disk here refuses to take that down."""
         self._packers = trio.CapacityLimiter(PACKERS)
         self._flying: set[int] = set()
         self._wake = trio.Event()
@@ -218,17 +220,23 @@ class Uploader:
 
     async def _sync(self) -> None:
         """Make what is recorded durable, however long the disk takes to be of use again."""
-        while True:
-            try:
-                return await self._durability.sync()
-            except OSError as error:
-                log.error("upload: what was stored cannot be made durable here: %s", error)
-                await trio.sleep(RETRY_S)
+        stuck = 0
+        try:
+            while True:
+                try:
+                    return await self._durability.sync()
+                except OSError as error:
+                    log.error("upload: what was stored cannot be made durable here: %s", error)
+                    self._stuck += 1 - stuck
+                    stuck = 1
+                    await trio.sleep(RETRY_S)
+        finally:
+            self._stuck -= stuck
 
     @property
     def is_sending(self) -> bool:
         """Whether packs are on their way and the last one that ended got there. Each has a deadline of its own."""
-        return self._running > 0 and self.error is None
+        return self._running > self._stuck and self.error is None
 
     def _set_aside(self, blocks: list[Block]) -> None:
         """Blocks whose only copy cannot be read must not keep the others from leaving."""

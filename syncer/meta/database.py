@@ -18,6 +18,7 @@ import msgspec
 
 from syncer.errors import LocalDamage
 from syncer.meta import schema
+from syncer.meta.doubt import DOUBTED, DoubtNote
 from syncer.meta.journal import Journal, read_records
 from syncer.meta.reserve import RESERVE, Reserve
 
@@ -134,6 +135,9 @@ class Database:
         self._tables: list[Table] = []
         self.journal: Journal | None = None
         self.reserve = Reserve(path.with_name(RESERVE))
+        self.doubt_note = DoubtNote(path.with_name(DOUBTED))
+        self._is_log_doubted = False
+        """Whether the WAL may lack what the disk did not take; until all of it is in meta.db."""
         self.pending = False
         self._is_behind = False
         """Whether the tables lack what the journal has, because they were rolled back."""
@@ -243,7 +247,9 @@ class Database:
             self.committed_position = self.state_integer("journal_position")
             self.forget_cached()
             self.begin()
-            self._replay_from(self.committed_position)
+            position, _ = self._replay_from(self.committed_position)
+            if self.journal is not None and position != self.journal.end:
+                raise LocalDamage("the journal has lost what the disk did not take")
         except (sqlite3.Error, LocalDamage) as error:
             raise OSError(errno.EIO, f"meta.db: {error}") from error
         self._is_behind = False
@@ -308,6 +314,7 @@ class Database:
 
         Raises:
             LocalDamage: the journal has a gap, or a record that cannot be applied.
+            OSError: the disk refuses what an earlier run has written.
         """
         self.connection.execute("BEGIN IMMEDIATE")
         self.pending = True  # so that what is replayed begins no transaction of its own
@@ -317,8 +324,12 @@ class Database:
             self.connection.execute("ROLLBACK")
             self.pending = False
             raise
-        self.journal = Journal(self._journal_folder, position)
-        self.commit()
+        with self.doubt_note.unless_synced():
+            doubted = self.doubt_note.is_there
+            self.journal = Journal(self._journal_folder, position, doubted=doubted)
+            self.commit()
+            if doubted and not self.checkpoint_here():  # the WAL of before may be as little on the disk
+                raise OSError(errno.EBUSY, "meta.db is in use, and its log may lack what the disk did not take")
         return replayed
 
     def _replay_from(self, position: int) -> tuple[int, int]:
@@ -368,7 +379,8 @@ class Database:
     def sync(self) -> None:
         """Make every operation recorded so far survive a power cut. Blocking; meant for a thread."""
         if self.journal is not None:
-            self.journal.sync()
+            with self.doubt_note.unless_synced():
+                self.journal.sync()
 
     @property
     def durable_position(self) -> int:
@@ -382,18 +394,24 @@ class Database:
 
     def is_in_meta_db(self, position: int) -> None:
         """What was recorded before *position* is in meta.db, durably: the journal before it is not needed."""
+        self._is_log_doubted = False
         if self.journal is not None:
             self.journal.durable = max(self.journal.durable, position)
 
     @property
     def is_doubted(self) -> bool:
         """Whether the journal may lack what a failed sync should have written, and the WAL may too."""
-        return self.journal is not None and self.journal.is_doubted
+        return self._is_log_doubted or (self.journal is not None and self.journal.is_doubted)
 
     def doubt(self) -> None:
         """A sync of everything has failed."""
+        self._doubt_log()
         if self.journal is not None:
             self.journal.doubt()
+
+    def _doubt_log(self) -> None:
+        self._is_log_doubted = True
+        self.doubt_note.write()
 
     def start_sync(self) -> None:
         """Begin what `sync` does, without waiting for it. Safe where `sync` is."""
@@ -406,6 +424,7 @@ class Database:
         try:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as error:
+            self._doubt_log()
             raise refused(error) from error
         finally:
             connection.close()
@@ -420,6 +439,7 @@ class Database:
         try:
             return self._checkpoint_here()
         except sqlite3.Error as error:
+            self._doubt_log()
             raise refused(error) from error
 
     def _checkpoint_here(self) -> bool:
@@ -463,7 +483,7 @@ class Database:
         """
         if self.journal is not None:
             marked = self.state_integer("marked_position")
-            self.journal.discard(marked if self.journal.end - marked <= self.kept_bytes else position)
+            self.journal.discard(min(marked, position) if self.journal.end - marked <= self.kept_bytes else position)
 
     def reader(self) -> sqlite3.Connection:
         """A second connection for one thread; it sees commits only."""
@@ -475,8 +495,8 @@ class Database:
         try:
             self.set_state("open", 0)
             self.commit()
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.discard_journal(self.committed_position)
+            if self._checkpoint_here():  # otherwise somebody reads, and the WAL, which was not synced, is all else
+                self.discard_journal(self.committed_position)
         except (OSError, sqlite3.Error) as error:
             log.warning("meta.db is not written back, and the journal kept: %s", error)
         finally:

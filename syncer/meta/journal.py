@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncer.disk import start_writing, sync_paths, write_again
+from syncer.disk import start_writing, sync_folder, sync_paths, write_again
 from syncer.errors import LocalDamage
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -36,27 +36,37 @@ class Journal:
     INVARIANT: the segments on disk cover [first needed position, end) without a gap.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
-        """Begin a new segment at position *start*; what is in *folder* stays until `discard`."""
+    def __init__(self, folder: Path, start: int, *, doubted: bool = False) -> None:
+        """Begin a new segment at position *start*; what is in *folder* stays until `discard`.
+
+        *doubted*: that may be in the kernel's memory alone although it was synced, see `disk.write_again`.
+
+        Raises: OSError.
+        """
         self._folder = folder
         self._segments = sorted(folder.iterdir(), key=_start_of)
         self.end = start
         self._open: list[tuple[int, int]] = []  # (start, descriptor) of segments maybe not yet durable, newest last
         self._syncing = threading.Lock()
+        self._is_torn = False
+        """Whether the newest segment ends in a part of a record."""
+        self._new_names = True
+        """Whether names in the folder may not survive a power cut. An fsync of a file need not see to its name."""
         self.durable = 0
         """Every record before this position has been made durable."""
         self._doubted = 0
         """Records from `durable` up to here are written again before a sync may succeed: one has failed, and the kernel
         may take them for written."""
-        self._settle_past(start)
+        self._settle_past(start, doubted=doubted)
         self._begin_segment()
+        self._sync_names()  # what was deleted must not come back between the segments that follow
         self.total_bytes = sum(path.stat().st_size for path in self._segments)
 
-    def _settle_past(self, start: int) -> None:
+    def _settle_past(self, start: int, *, doubted: bool) -> None:
         """What is here from before must not be less durable than what follows it, nor be taken for what follows it."""
         while self._segments and _start_of(self._segments[-1]) > start:
             self._segments.pop().unlink()  # a power cut has taken records before it, so it was never read
-        sync_paths(self._segments)
+        sync_paths(self._segments, again=doubted)
         self.durable = start
 
     def _begin_segment(self) -> None:
@@ -65,6 +75,7 @@ class Journal:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
         self._open.append((self.end, os.open(path, flags, 0o600)))
         self._segment_start = self.end
+        self._new_names = True
         if path not in self._segments:
             self._segments.append(path)
 
@@ -80,12 +91,21 @@ class Journal:
                 self._begin_segment()
         record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         _, descriptor = self._open[-1]
+        if self._is_torn:
+            self._cut_torn()
         written = os.write(descriptor, record)
         if written != len(record):
-            os.ftruncate(descriptor, self.end - self._segment_start)
+            self._is_torn = True
+            with contextlib.suppress(OSError):
+                self._cut_torn()
             raise OSError(errno.ENOSPC, "the journal has no room")
         self.end += written
         self.total_bytes += written
+
+    def _cut_torn(self) -> None:
+        """Cut off what was written of a record that did not fit: behind it no other would be read. Raises: OSError."""
+        os.ftruncate(self._open[-1][1], self.end - self._segment_start)
+        self._is_torn = False
 
     def take_back(self, position: int) -> None:
         """Take the last record, which begins at *position*, out again. Raises: OSError."""
@@ -114,11 +134,22 @@ class Journal:
                     self._write_again(segments, end)
                 for _, descriptor in segments:
                     os.fdatasync(descriptor)
+                self._sync_names()
             except OSError:
                 self.doubt()
                 raise
             self._close(segments[:-1])  # complete and durable: never needed again
             self.durable = max(self.durable, end)
+
+    def _sync_names(self) -> None:
+        """Raises: OSError."""
+        if self._new_names:
+            self._new_names = False  # before: the event loop may begin a segment meanwhile
+            try:
+                sync_folder(self._folder)
+            except OSError:
+                self._new_names = True
+                raise
 
     @property
     def is_doubted(self) -> bool:

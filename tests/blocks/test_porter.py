@@ -1,6 +1,7 @@
 """The process that makes packs and puts them: it comes, it goes, and whatever becomes of it costs no byte."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -302,6 +303,21 @@ def test_it_does_not_outlive_its_parent(tmp_path: Path, stopped: bool) -> None:
         parent.process.wait()
         psutil.wait_procs([process], timeout=WITHIN_S)
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_no_stopped_porter_is_left_where_no_descriptor_is_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        async with ready(tmp_path):
+            (process,) = running()
+            process.send_signal(signal.SIGSTOP)
+            for name in ("pidfd_open", "dup", "open"):
+                patch.setattr(os, name, refuse)
+        patch.undo()
 
 
 async def test_its_log_is_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from syncer.backends.memory import MemoryBackend
+from syncer.disk import write_again
 from syncer.engine import Engine
 from syncer.meta.blocktable import CACHED_FILE
 from syncer.values import BlockId
@@ -307,6 +308,80 @@ async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pyte
                 with pytest.raises(OSError, match="Input/output"):
                     await engine.file_system.fsync(handle)
         await engine.file_system.fsync(handle)
+
+
+async def test_what_a_run_that_was_killed_could_not_sync_is_written_again_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has it and takes it for written: a sync alone would change nothing, and then be relied on."""
+    data, copy, remote = tmp_path / "data", tmp_path / "copy", MemoryBackend()
+
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    async with opened(data, remote, upload_delay_s=1e9) as engine:
+        number, _ = await write(engine, b"sealed", random_bytes(3_000_000))
+        await engine.sealer.seal_quiet(0.0)
+        blocks = cache_files(engine, number)
+        number, handle = await write(engine, b"tail", random_bytes(100_000))
+        tail = engine.meta.inodes.need(number).tail
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", broken)
+            with pytest.raises(OSError, match="Input/output"):
+                await engine.file_system.fsync(handle)
+        shutil.copytree(data, copy)
+    again: set[str] = set()
+
+    def watched(descriptor: int, begin: int = 0, end: int = 2**63 - 1) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        again.add("journal" if path.parent.name == "journal" else path.name)
+        write_again(descriptor, begin, end)
+
+    monkeypatch.setattr("syncer.disk.write_again", watched)
+    for expected in (blocks | {str(tail), "journal"}, set()):
+        async with opened(copy, remote, upload_delay_s=1e9) as engine:
+            assert again == expected
+        again.clear()
+
+
+async def test_a_log_that_may_lack_something_is_not_relied_on_because_the_journal_is_whole_again(
+    tmp_path: Path,
+) -> None:
+    """While somebody reads, what was committed is in the WAL alone: the journal is then all that surely has it."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        database = engine.meta.database
+        await write(engine, b"f", random_bytes(100_000))
+        engine.meta.commit()
+        database.doubt()
+        await engine.durability.sync()
+        with contextlib.closing(database.reader()) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM inodes").fetchone()
+            await write(engine, b"g", random_bytes(100_000))
+            for _ in range(2):
+                with pytest.raises(OSError, match="may lack"):
+                    await engine.checkpoint()
+        await engine.checkpoint()
+        assert not database.is_doubted
+
+
+async def test_a_log_that_could_not_be_synced_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def execute(self, _: str) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def close(self) -> None: ...
+
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        database = engine.meta.database
+        await write(engine, b"f", random_bytes(100_000))
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", lambda *_, **__: Refusing())
+            with pytest.raises(OSError, match="disk I/O error"):
+                await engine.checkpoint()
+        assert database.is_doubted
+        await engine.checkpoint()
+        assert not database.is_doubted
 
 
 async def test_overwritten_bytes_are_freed_after_their_copies_are_durable(tmp_path: Path, flushes: Flushes) -> None:

@@ -1,5 +1,6 @@
 """The promise of the remote when something stands in its way: damage, a slow line, an old DATA, a lost answer."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import trio
 
 from syncer.app import status_of
 from syncer.backends.memory import MemoryBackend
+from syncer.blocks import uploader
 from syncer.blocks.pack import read_list
 from syncer.config import Config
 from syncer.errors import LocalDamage, RemoteUnreachable, WrongRepository
@@ -47,6 +49,30 @@ async def test_a_slow_line_is_given_the_time_it_needs(tmp_path: Path, monkeypatc
         line.rate = 20_000_000  # four packs at once take three times as long as the patience
         for offset in range(0, 40_000_000, WRITE_BYTES):
             await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+        await flush(engine)
+
+
+async def test_a_disk_here_that_refuses_to_take_down_what_was_stored_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "GIVE_UP_S", 2.0)
+    monkeypatch.setattr(uploader, "RETRY_S", 0.1)
+    fdatasync, broken = os.fdatasync, True
+
+    def refuse(descriptor: int) -> None:
+        if broken:
+            raise OSError(errno.EIO, "the disk refuses")
+        fdatasync(descriptor)
+
+    async with opened(tmp_path, MemoryBackend(), upload_parallelism=1, upload_delay_s=1e6) as engine:
+        _, handle = create(engine, b"f")
+        for offset in range(0, 30_000_000, WRITE_BYTES):
+            await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+        await engine.sealer.seal_everything()
+        monkeypatch.setattr(os, "fdatasync", refuse)
+        with trio.fail_after(30.0), pytest.raises(RemoteUnreachable, match="too long"):
+            await flush(engine)
+        broken = False
         await flush(engine)
 
 

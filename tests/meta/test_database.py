@@ -128,6 +128,63 @@ def test_an_operation_that_fails_half_way_has_not_happened(data: Path, ended: bo
     meta.close()
 
 
+def test_what_the_journal_has_lost_is_not_left_out_without_a_word(data: Path) -> None:
+    """The disk did not take it and the kernel has dropped it: going back to the last commit would take it away."""
+    meta = opened(data)
+    make(meta, b"committed")
+    meta.commit()
+    for count in range(10):
+        make(meta, b"%d" % count)
+    newest = max((data / "journal").iterdir())
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:-50] + bytes(50))
+    fill_up(meta)
+    with pytest.raises(OSError):
+        for count in range(100_000):
+            meta.inodes.set_xattr(ROOT_INODE, b"user.%d" % count, bytes(3000), 2)
+    make_room(meta)
+    for _ in range(2):
+        with pytest.raises(OSError, match="has lost"):
+            make(meta, b"after")
+        with pytest.raises(OSError, match="has lost"):
+            meta.commit()
+    meta.database.connection.close()
+
+
+def test_the_journal_stays_that_only_a_newer_snapshot_has_no_need_of(
+    meta: MetaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was published while a checkpoint ran: what was committed meanwhile may be in an unsynced WAL alone."""
+    monkeypatch.setattr("syncer.meta.journal.SEGMENT_BYTES", 1000)
+    position = meta.database.committed_position
+    for count in range(100):
+        make(meta, b"%d" % count)
+    meta.commit()
+    meta.database.set_state("marked_position", meta.database.committed_position)
+    meta.database.kept_bytes = 1_000_000
+    meta.database.discard_journal(position)
+    kept = [path.name for path in (meta.database.path.parent / "journal").iterdir()]
+    assert min(int(name, 16) for name in kept) <= position
+
+
+def test_an_end_beside_a_reader_keeps_the_journal(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has is in the WAL besides, and that was not synced."""
+    monkeypatch.setattr("syncer.meta.journal.SEGMENT_BYTES", 1000)
+    meta = opened(data)
+    assert meta.database.checkpoint_here()
+    position = meta.database.committed_position
+    with contextlib.closing(meta.database.reader()) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM inodes").fetchone()
+        for count in range(100):
+            make(meta, b"%d" % count)
+        meta.close()
+        assert min(int(path.name, 16) for path in (data / "journal").iterdir()) <= position
+    again = MetaStore(data)
+    assert not again.crashed and again.inodes.totals.files == 100
+    again.close()
+
+
 def test_what_was_not_committed_is_not_in_the_tables(data: Path) -> None:
     meta = opened(data)
     make(meta, b"file")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syncer.disk import write_again
 from syncer.errors import LocalDamage
 from syncer.meta import journal as journal_module
 from syncer.meta.journal import RECORD_MAX_BYTES, Journal, read_records
@@ -45,7 +46,7 @@ def test_reads_from_any_position_it_gave(tmp_path: Path) -> None:
     assert [end for end, _ in read_records(tmp_path, 0)] == ends
 
 
-@pytest.mark.parametrize("garbage", [b"", bytes(400), os.urandom(40)], ids=["none", "zeros", "random"])
+@pytest.mark.parametrize("garbage", [b"", bytes(400), b"\xa5" * 40], ids=["none", "zeros", "others"])
 def test_a_record_torn_at_any_byte_ends_the_journal_and_the_next_run_goes_on_there(
     tmp_path: Path, garbage: bytes
 ) -> None:
@@ -125,14 +126,26 @@ def test_a_missing_segment_is_damage_and_not_an_end(tmp_path: Path) -> None:
         payloads_from(tmp_path)
 
 
-def test_a_write_that_found_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("can_truncate", [True, False])
+def test_a_write_that_found_no_room_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_truncate: bool
+) -> None:
+    def refuse(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, "the disk refuses")
+
     journal = Journal(tmp_path, 0)
     journal.append(b"before")
     real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: len(data) // 2]))
-    with pytest.raises(OSError, match="no room"):
-        journal.append(b"does not fit")
-    monkeypatch.setattr(os, "write", real)
+    with monkeypatch.context() as patch:
+        if not can_truncate:
+            patch.setattr(os, "ftruncate", refuse)
+        with patch.context() as smaller:
+            smaller.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: len(data) // 2]))
+            with pytest.raises(OSError, match="no room"):
+                journal.append(b"does not fit")
+        if not can_truncate:
+            with pytest.raises(OSError, match="refuses"):
+                journal.append(b"would not be read")
     journal.append(b"after")
     journal.close()
     assert payloads_from(tmp_path) == [b"before", b"after"]
@@ -224,14 +237,13 @@ class RefusingDisk:
         self._fdatasync = os.fdatasync
         self._drops = drops
         self.written_again: list[tuple[int, int]] = []
-        pwrite = os.pwrite
 
-        def watched(descriptor: int, data: bytes, offset: int) -> int:
-            self.written_again.append((offset, offset + len(data)))
-            return pwrite(descriptor, data, offset)
+        def watched(descriptor: int, begin: int, end: int) -> None:
+            self.written_again.append((begin, end))
+            write_again(descriptor, begin, end)
 
         patch.setattr(os, "fdatasync", self._sync)
-        patch.setattr(os, "pwrite", watched)
+        patch.setattr(journal_module, "write_again", watched)
 
     def _sync(self, descriptor: int) -> None:
         if not self.refuses:
