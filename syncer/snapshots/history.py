@@ -152,6 +152,7 @@ class History:
         self._unreadable: set[Place] = set()
         """Snapshots whose objects are damaged; they were logged, and are not asked for again."""
         self._held: Counter[Place] = Counter()
+        self._keeping = 0
         self._refreshing: trio.Event | None = None
         self._refreshed_at = -float("inf")
         self._turn = trio.Lock()
@@ -182,6 +183,15 @@ class History:
             yield
         finally:
             self._held[place] -= 1
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within the block no snapshot is forgotten because the remote lacks it: a disk may be unplugged there."""
+        self._keeping += 1
+        try:
+            yield
+        finally:
+            self._keeping -= 1
 
     @property
     def held(self) -> set[Place]:
@@ -263,7 +273,8 @@ class History:
         try:
             await self._backend.stat(snapshot_key(*place))
         except ObjectMissing:
-            self._meta.snapshots.forget(*place)
+            if not self._keeping:
+                self._meta.snapshots.forget(*place)
 
     async def _learn(self, place: Place) -> None:
         key = snapshot_key(*place)

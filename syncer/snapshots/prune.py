@@ -127,18 +127,22 @@ class Pruner:
             OSError: the local disk does not take what must be remembered.
         """
         async with self._turn, self._marks() as marks:
-            if not dry_run:
-                await self._thinner.check_writer()
-            await take_inventory(
-                *(self._meta, self._backend, self._history, marks, lambda what, n: tell(Step(f"listing {what}", n, 0)))
-            )
-            going = self._thinner.going(policy, await needed_by_followers(self._backend))
-            run = _Run(self, marks, going, tell)
-            plan = await run.plan(rewrite_max_bytes)
-            tell(plan)
-            if not dry_run:
-                await run.carry_out(plan)
-            return plan
+            with self._history.keeping():  # what is forgotten is not marked
+                return await self._prune(marks, policy, tell, dry_run, rewrite_max_bytes)
+
+    async def _prune(self, marks: Marks, policy: Policy, tell: Tell, dry_run: bool, rewrite_max_bytes: int) -> Plan:
+        if not dry_run:
+            await self._thinner.check_writer()
+        await take_inventory(
+            *(self._meta, self._backend, self._history, marks, lambda what, n: tell(Step(f"listing {what}", n, 0)))
+        )
+        going = self._thinner.going(policy, await needed_by_followers(self._backend))
+        run = _Run(self, marks, going, tell)
+        plan = await run.plan(rewrite_max_bytes)
+        tell(plan)
+        if not dry_run:
+            await run.carry_out(plan)
+        return plan
 
     async def count(self, tell: Tell) -> int:
         """Count what history holds and what is dead, from what is known here; returns the dead bytes."""

@@ -14,6 +14,7 @@ from syncer.snapshots.history import Snapshot
 from syncer.snapshots.inventory import take_inventory
 from syncer.snapshots.prune import _Run
 from syncer.snapshots.records import PackListing
+from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE, BlockId, PackId
 from tests.snapshots.pruning import World, prune
 from tests.snapshots.rig import ME, Peer, Remote, opened
@@ -196,3 +197,29 @@ async def test_a_pack_that_was_doomed_while_room_was_made_for_it_is_not_relied_o
         await peer.engine.history._learn_pack(PackListing(pack, 100, 0, ((block, 0, 10, 5),)), 1)
         assert not peer.meta.blocks.knows_pack(pack)
         assert peer.meta.blocks.find(block) is None
+
+
+async def test_a_remote_that_is_empty_for_a_moment_makes_no_snapshot_unneeded(tmp_path: Path) -> None:
+    """Its disk is unplugged after everything was listed, somebody looks at history, and it is plugged in again."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer, trio.open_nursery() as nursery:
+        world = World(peer, remote, tmp_path)
+        number = await peer.file(b"f", b"1" * 100_000)
+        await world.publish("labelled")
+        await peer.write(number, 0, random.Random(2).randbytes(100_000))
+        await world.publish()
+        unplugged: dict[str, bytes] = {}
+
+        async def look() -> None:
+            await peer.engine.history.refresh()
+            remote.objects.update(unplugged)
+
+        def tell(event: object) -> None:
+            if "indexes" in str(event) and not unplugged:
+                for key in [key for key in remote.objects if key.startswith("snapshots/")]:
+                    unplugged[key] = remote.objects.pop(key)
+                nursery.start_soon(look)
+
+        await peer.engine.pruner.prune(parse("none"), tell)
+        assert unplugged
+        await world.check()
