@@ -12,6 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import Collection, MakeRemote, Scale
 from tests.support.collection import differences, manifest, total_bytes
+from tests.support.long_form import seldom
 from tests.support.mount import Mount
 from tests.support.mounted import wait_until
 
@@ -66,7 +67,7 @@ def test_sigterm_in_the_middle_of_a_copy(
         mount.finish()
 
 
-@pytest.mark.parametrize("share", [0.15, 0.6])
+@pytest.mark.parametrize("share", seldom([0.15, 0.6], 0.15))
 def test_kill_in_the_middle_of_a_copy(
     share: float, place: Path, remote_of: MakeRemote, small_collection: Collection, scale: Scale
 ) -> None:

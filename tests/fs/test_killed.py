@@ -17,8 +17,9 @@ from tests.support.core_data import make_data
 from tests.support.core_driver import is_mixture
 from tests.support.core_victim import content_of, open_settings, remote_of
 from tests.support.core_world import read_whole
+from tests.support.long_form import LONG
 
-ROUNDS = 20
+ROUNDS = 20 if LONG else 8
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def search(scale: Scale, examples: int, length: int) -> None:
 
     A failure is one line to keep: `play([...], scale)` in a test of its own.
     """
-    for seed in range(examples * (50 if LONG else 1)):
+    for seed in range(examples * 25 if LONG else examples // 2):
         steps = generate(seed, length)
         failure = outcome(steps, scale)
         if failure is not None:
