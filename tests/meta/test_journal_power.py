@@ -112,6 +112,8 @@ class Work:
         self._records: list[tuple[int, bytes]] = []
         """(position after it, payload)."""
         self._committed = self._checkpointed = 0
+        self._may_take_back = False
+        """Only the record that was just appended is ever taken back."""
         self.journal = Journal(disk.folder, 0)
 
     def append(self) -> None:
@@ -119,9 +121,11 @@ class Work:
         payload = b"%d " % self._count * self._data.draw(st.integers(1, 12))
         self.journal.append(payload)
         self._records.append((self.journal.end, payload))
+        self._may_take_back = True
 
     def take_back(self) -> None:
-        if self._records and self._records[-1][0] == self.journal.end > max(self.journal.durable, self._committed):
+        may, self._may_take_back = self._may_take_back, False
+        if may and self._records[-1][0] == self.journal.end > max(self.journal.durable, self._committed):
             end, payload = self._records.pop()
             self.journal.take_back(end - len(payload) - 8)
 
@@ -159,6 +163,7 @@ class Work:
         self.journal = Journal(self._disk.folder, end)
         assert self.journal.durable == end
         self._committed = end
+        self._may_take_back = False
 
     MOVES = append, append, append, take_back, sync, commit, checkpoint, kill, cut
 
