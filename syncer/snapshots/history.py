@@ -25,15 +25,12 @@ from syncer.meta.extents import Extent
 from syncer.meta.snapshottable import KnownSnapshot
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry, Load, Node, decode_node
-from syncer.snapshots.reading import read_bounded, read_record
+from syncer.snapshots.reading import listed_places, read_bounded, read_index
 from syncer.snapshots.records import (
     OBJECT_MAX_BYTES,
-    IndexRecord,
     PackListing,
     SnapshotRecord,
     decode,
-    index_key,
-    parse_seq_key,
     record_id,
     snapshot_key,
 )
@@ -253,7 +250,7 @@ class History:
         Raises: SyncerError: it could not be read. What was learned until then stays.
         """
         async with self._turn:
-            listed = await self._listed("snapshots/")
+            listed = await listed_places(self._backend, "snapshots/")
             known = set(self._meta.snapshots.places())
             for place in known - listed:  # a listing may leave something out
                 await self._forget_if_gone(place)
@@ -261,10 +258,6 @@ class History:
             self._refreshed_at = trio.current_time()
             if not self.was_listed:
                 self._meta.database.set_state(LISTED, 1)
-
-    async def _listed(self, prefix: str) -> set[Place]:
-        found = [parse_seq_key(info.key) async for info in self._backend.list(prefix)]
-        return {place for place in found if place is not None}
 
     async def _forget_if_gone(self, place: Place) -> None:
         head = self._meta.snapshots.head()
@@ -447,10 +440,8 @@ class History:
         async with self._indexes_turn:
             if trio.current_time() - self._indexed_at < REFRESH_S:
                 return
-            for place in sorted(await self._listed("index/") - self._indexes_read):
-                record = await read_record(self._backend, index_key(*place), IndexRecord)
-                if (record.peer, record.seq) != place:
-                    raise ObjectCorrupt(f"{index_key(*place)} is another index")
+            for place in sorted(await listed_places(self._backend, "index/") - self._indexes_read):
+                record = await read_index(self._backend, *place)
                 for pack in record.packs:
                     await self._learn_pack(pack, record.seq)
                 self._indexes_read.add(place)

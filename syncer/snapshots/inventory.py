@@ -16,7 +16,7 @@ from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.meta.marks import Marks
 from syncer.meta.store import MetaStore
 from syncer.snapshots.history import History
-from syncer.snapshots.reading import read_bounded, read_record
+from syncer.snapshots.reading import listed_places, read_bounded, read_record
 from syncer.snapshots.records import (
     OBJECT_MAX_BYTES,
     FollowerRecord,
@@ -26,7 +26,6 @@ from syncer.snapshots.records import (
     follower_key,
     index_key,
     parse_follower_key,
-    parse_seq_key,
     snapshot_key,
 )
 from syncer.snapshots.retention import Place
@@ -62,7 +61,7 @@ async def take_inventory(
 
 async def _snapshots(meta: MetaStore, backend: Backend, history: History) -> None:
     known = set(meta.snapshots.places())
-    listed = {place async for info in backend.list("snapshots/") if (place := parse_seq_key(info.key)) is not None}
+    listed = await listed_places(backend, "snapshots/")
     for place in sorted(known - listed):
         if meta.snapshots.get(*place) is not None:
             raise ObjectMissing(f"{backend.name} does not list {snapshot_key(*place)}", hint=HINT)
@@ -91,7 +90,7 @@ async def _packs(backend: Backend, marks: Marks, progress: Callable[[str, int], 
 
 
 async def _indexes(meta: MetaStore, backend: Backend, marks: Marks, progress: Callable[[str, int], None]) -> None:
-    places = sorted([place async for info in backend.list("index/") if (place := parse_seq_key(info.key)) is not None])
+    places = sorted(await listed_places(backend, "index/"))
     for count, place in enumerate(places, 1):
         key = index_key(*place)
         record = await _read_index(backend, key)

@@ -14,9 +14,13 @@ from syncer.snapshots.records import (
     FORMAT_MAX_BYTES,
     OBJECT_MAX_BYTES,
     Format,
+    IndexRecord,
     decode,
     decode_format,
+    index_key,
+    parse_seq_key,
 )
+from syncer.values import PeerId
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -32,6 +36,20 @@ async def read_bounded(backend: Backend, key: str, most_bytes: int) -> bytes:
 async def read_record(backend: Backend, key: str, kind: type[_Record]) -> _Record:
     """The record of type *kind* under *key*. Raises: BackendError, ObjectCorrupt among them."""
     return decode(await read_bounded(backend, key, OBJECT_MAX_BYTES), kind)
+
+
+async def read_index(backend: Backend, peer: PeerId, seq: int) -> IndexRecord:
+    """The index object *seq* of a peer. Raises: BackendError, ObjectCorrupt among them."""
+    key = index_key(peer, seq)
+    record = await read_record(backend, key, IndexRecord)
+    if (record.peer, record.seq) != (peer, seq):
+        raise ObjectCorrupt(f"{key} is another index")
+    return record
+
+
+async def listed_places(backend: Backend, prefix: str) -> set[tuple[PeerId, int]]:
+    """(peer, sequence number) of each object under `snapshots/` or `index/`. Raises: BackendError."""
+    return {place async for info in backend.list(prefix) if (place := parse_seq_key(info.key)) is not None}
 
 
 async def read_format(backend: Backend) -> Format:
