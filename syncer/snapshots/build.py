@@ -22,8 +22,8 @@ from syncer.meta.store import MetaStore
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.planter import LARGE_ENTRIES
-from syncer.snapshots.reading import read_bounded, read_record
-from syncer.snapshots.records import IndexRecord, SnapshotRecord, index_key, parse_seq_key
+from syncer.snapshots.reading import read_bounded, read_index
+from syncer.snapshots.records import SnapshotRecord, parse_seq_key
 from syncer.snapshots.tree import iter_directory, load_root
 from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
 
@@ -65,17 +65,16 @@ async def learn_packs(meta: MetaStore, backend: Backend) -> set[Place]:
     importer = Importer(meta.database)
     keys = await listed_indexes(backend)
     meta.database.set_state(INDEXES, digest_of(keys))
-    for key in keys:
-        await _learn_index(importer, backend, key)
+    places = [place for key in keys if (place := parse_seq_key(key)) is not None]
+    for place in places:
+        await _learn_index(importer, backend, place)
     meta.commit()
-    return {place for key in keys if (place := parse_seq_key(key)) is not None}
+    return set(places)
 
 
-async def _learn_index(importer: Importer, backend: Backend, key: str, *, late: bool = False) -> None:
+async def _learn_index(importer: Importer, backend: Backend, place: Place, *, late: bool = False) -> None:
     """Raises: BackendError, ObjectCorrupt among them."""
-    record = await read_record(backend, key, IndexRecord)
-    if (record.peer, record.seq) != parse_seq_key(key):
-        raise ObjectCorrupt(f"{key} is another index")
+    record = await read_index(backend, *place)
     for pack in record.packs:
         importer.add_pack(
             PackId(pack.id),
@@ -101,7 +100,7 @@ async def _learn_left_out(importer: Importer, backend: Backend, snapshot: Snapsh
         gaps = (seq for seq in range(last + SEQS_AHEAD, 0, -1) if (peer, seq) not in known)
         for seq in itertools.islice(gaps, GAPS_ASKED):
             with contextlib.suppress(ObjectMissing):
-                await _learn_index(importer, backend, index_key(PeerId(peer), seq), late=True)
+                await _learn_index(importer, backend, (PeerId(peer), seq), late=True)
     importer.list_again()
 
 
