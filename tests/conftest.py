@@ -3,6 +3,7 @@
 A test that stops a server, freezes it or changes its files starts one of its own: `with SshServer() as server`.
 """
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,11 @@ from tests.support.servers import RsyncServer, S3Server, SshServer
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--posix-on", metavar="DIR", help="run the POSIX tests below DIR instead of on a mount")
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; what we start would ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -213,14 +213,15 @@ def test_a_failed_check_fails_the_run_although_the_tests_pass(machine: Machine) 
     calls = machine.calls()
     assert [call.split()[1] for call in calls[:3]] == ["ruff", "ruff", "mypy"]
     assert "importlinter" in calls[3]
-    assert calls[4] == "-m pytest -m not slow -k a b (long)"
+    workers = "-n logical --maxprocesses 2 --dist loadfile"
+    assert calls[4] == f"-m pytest {workers} -m not slow -k a b (long)"
 
     stand_in = (machine.path / "python3").read_text().replace("esac", "    *mypy*) exit 1 ;;\nesac")
     machine.command(machine.checkout / ".venv/bin/python", stand_in)
     outcome = machine.run(script="test")
     assert outcome.returncode == 1
     assert outcome.stderr == "test: failed: mypy\n"
-    assert machine.calls()[-1] == "-m pytest"
+    assert machine.calls()[-1] == f"-m pytest {workers}"
 
     machine.command(machine.checkout / ".venv/bin/python", stand_in.replace("*mypy*) exit 1", "*pytest*) exit 5"))
     assert machine.run(script="test").returncode == 5
