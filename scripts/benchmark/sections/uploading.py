@@ -1,7 +1,8 @@
 """What an application feels while syncer uploads at full speed: local reads and look-ups, against the same at rest.
 
 The upload is that of one large file of random bytes; reading and looking up each have an upload of their own, which
-starts before they do and whose end ends them.
+starts before they do and whose end ends them. The servers run with the policy SCHED_IDLE (sched(7)): what they compute
+would be computed on another machine.
 """
 
 import contextlib
@@ -54,8 +55,19 @@ def _remote(kind: str, settings: Settings) -> Iterator[tuple[Path, str, dict[str
         if kind == "folder":
             yield folder, str(folder / "remote"), {}
         else:
-            server = stack.enter_context(SshServer() if kind == "ssh" else S3Server())
+            with _stepping_back():
+                server = stack.enter_context(SshServer() if kind == "ssh" else S3Server())
             yield folder, server.url(), server.environment
+
+
+@contextlib.contextmanager
+def _stepping_back() -> Iterator[None]:
+    """What is started within the block has what everything else leaves of the processors."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _one_pass(settings: Settings, table: Table, remote: str, mount: Mount, data: Path) -> None:
