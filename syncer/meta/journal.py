@@ -279,9 +279,9 @@ def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
             return
 
 
-def first_position(folder: Path) -> int | None:
-    """Where the oldest record begins; None without any segment."""
-    return min((_start_of(path) for path in folder.iterdir()), default=None)
+def positions(folder: Path) -> list[int]:
+    """Where the segments begin, the oldest first."""
+    return sorted(_start_of(path) for path in folder.iterdir())
 
 
 def _record_at(data: bytes, offset: int) -> bytes | None:
