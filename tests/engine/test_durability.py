@@ -424,7 +424,20 @@ async def test_a_log_that_could_not_be_synced_is_in_doubt(tmp_path: Path, monkey
             with pytest.raises(OSError, match="disk I/O error"):
                 await engine.checkpoint()
         assert database.is_doubted
+        read_again: list[str] = []
+        advise = os.posix_fadvise
+
+        def watched(descriptor: int, offset: int, length: int, advice: int) -> None:
+            advise(descriptor, offset, length, advice)
+            if advice == os.POSIX_FADV_DONTNEED:
+                read_again.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+        monkeypatch.setattr(os, "posix_fadvise", watched)
         await engine.checkpoint()
+        assert set(read_again) == {"meta.db"}, "otherwise ext4 does not write again what was refused"
+        read_again.clear()
+        await engine.checkpoint()
+        assert not read_again
         assert not database.is_doubted
 
 
