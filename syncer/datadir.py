@@ -17,6 +17,7 @@ from typing import Self
 
 from syncer.errors import DataInUse, DataUnusable
 from syncer.meta.doubt import DOUBTED
+from syncer.meta.journal import NEW_SEGMENT
 from syncer.meta.reserve import RESERVE
 
 LOG_FILE_BYTES = 100_000
@@ -35,7 +36,7 @@ VERIFIED = "verified"
 STORE = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", RESERVE, DOUBTED, SOCKET})
 """Files of the live file system; with a folder that holds something, they show that DATA has been in use."""
 _LOGS = (LOG, *(f"{LOG}.{number}" for number in range(1, LOG_FILES)))
-KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, f"{CONFIG}.new", PEER, f"{PEER}.new", VERIFIED, *_LOGS}
+KNOWN = STORE | {*FOLDERS, LOCK, CONFIG, f"{CONFIG}.new", PEER, f"{PEER}.new", VERIFIED, NEW_SEGMENT, *_LOGS}
 FOREIGN = frozenset({"lost+found"})
 """What an otherwise empty folder may hold: the root of a fresh ext4 file system does."""
 

@@ -12,7 +12,6 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _SYNC_FILE_RANGE_WRITE = 2
 _FILES_AT_ONCE = 64
 _COPY_BYTES = 1024 * 1024
-_END = 2**63 - 1
 _OPEN_FILES = 8192
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE_BYTES = 2 * 1024 * 1024
@@ -112,23 +111,8 @@ def sync_descriptors(descriptors: Collection[int]) -> None:
         os.fdatasync(descriptor)
 
 
-def write_again(descriptor: int, begin: int = 0, end: int = _END) -> None:
-    """Write the bytes of a file, those in [begin, end), over themselves, holes aside.
-
-    When a sync has failed the kernel may take bytes for written that are not, and the next sync then succeeds without
-    them. Nobody else may change them meanwhile.
-
-    Raises: OSError.
-    """
-    for low, high in _data_of(descriptor):
-        for offset in range(max(low, begin), min(high, end), _COPY_BYTES):
-            data = os.pread(descriptor, min(_COPY_BYTES, min(high, end) - offset), offset)
-            if os.pwrite(descriptor, data, offset) != len(data):
-                raise OSError(errno.ENOSPC, "what the disk did not take finds no room")
-
-
-def sync_paths(paths: Iterable[Path], *, again: bool = False) -> None:
-    """Make the bytes of files durable; one that is gone needs nothing. *again*: see `write_again`.
+def sync_paths(paths: Iterable[Path]) -> None:
+    """Make the bytes of files durable; one that is gone needs nothing.
 
     Raises: OSError.
     """
@@ -138,12 +122,33 @@ def sync_paths(paths: Iterable[Path], *, again: bool = False) -> None:
             descriptors = []
             for path in todo[begin : begin + _FILES_AT_ONCE]:
                 with contextlib.suppress(FileNotFoundError):
-                    descriptor = os.open(path, (os.O_RDWR if again else os.O_RDONLY) | os.O_CLOEXEC)
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                     stack.callback(os.close, descriptor)
                     descriptors.append(descriptor)
-                    if again:
-                        write_again(descriptor)
             sync_descriptors(descriptors)
+
+
+def copy_ranges(source: int, target: int, ranges: Iterable[tuple[int, int]]) -> None:
+    """Copy the bytes [begin, end) of each range from one open file to the same place in the other.
+
+    Raises: OSError.
+    """
+    for begin, end in ranges:
+        for offset in range(begin, end, _COPY_BYTES):
+            data = os.pread(source, min(_COPY_BYTES, end - offset), offset)
+            if os.pwrite(target, data, offset) != len(data):
+                raise OSError(errno.ENOSPC, "the disk became full half-way")
+
+
+def copy_sparse(source: int, target: int) -> None:
+    """Give the empty file *target* all bytes of *source*; a hole stays one. Raises: OSError."""
+    os.ftruncate(target, os.fstat(source).st_size)
+    copy_ranges(source, target, _data_of(source))
+
+
+def path_of(descriptor: int) -> Path | None:
+    """Where an open file is now; None when it has no name any more (proc(5))."""
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}")) if os.fstat(descriptor).st_nlink else None
 
 
 def sync_folder(path: Path) -> None:
@@ -156,6 +161,44 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class NewNames:
+    """Folders with names that may not survive a power cut: the fsync of a file need not see to its name (fsync(2)).
+
+    From any thread.
+    """
+
+    def __init__(self) -> None:
+        self._folders: set[Path] = set()
+
+    def note(self, folder: Path) -> None:
+        """There is a new name in the folder, or there will be before it is synced."""
+        self._folders.add(folder)
+
+    @property
+    def is_any(self) -> bool:
+        return bool(self._folders)
+
+    def sync(self, folders: Iterable[Path]) -> None:
+        """Make the names in those of *folders* durable that have new ones. Raises: OSError."""
+        for folder in self._folders.intersection(folders):
+            self._folders.discard(folder)  # before: somebody may make another name meanwhile
+            try:
+                sync_folder(folder)
+            except OSError:
+                self._folders.add(folder)
+                raise
+
+    def sync_all(self, folder: Path) -> None:
+        """Make everything durable on the file system of *folder*, which is that of all. Raises: OSError."""
+        before = set(self._folders)
+        self._folders -= before
+        try:
+            sync_file_system(folder)
+        except OSError:
+            self._folders |= before
+            raise
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -22,7 +22,6 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.blocks.uploader import Uploader
-from syncer.disk import sync_file_system, sync_paths
 from syncer.errors import DeadlinePassed, LocalDamage, SyncerError, WrongRepository, some_of
 from syncer.fs.eraser import Eraser
 from syncer.fs.fileio import FileIO
@@ -97,7 +96,7 @@ class Engine:
         self.read_only = read_only
         self.store = BlockStore(data, meta, backend, settings.budget_bytes, nursery)
         self.tails = Tails(self.store)
-        self.durability = Durability(meta.database, self.store.dirty)
+        self.durability = Durability(meta.database, self.store.dirty, self.store.names, self.store.renewal)
         self.sealer = Sealer(self.store, self.tails, self.durability, quiet_s=settings.upload_delay_s / 2)
         self.uploader = Uploader(
             self.store,
@@ -281,7 +280,7 @@ class Engine:
     def _checkpoint_due(self) -> bool:
         database = self.meta.database
         grown = database.committed_position - self._checkpointed_journal
-        if not grown and database.free_pages() < SHRINK_PAGES:
+        if not grown and not self.store.renewal.failures and database.free_pages() < SHRINK_PAGES:
             return False
         limit = self._checkpoint_limit
         return (
@@ -304,14 +303,17 @@ class Engine:
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
-        database = self.meta.database
+        database, renewal = self.meta.database, self.store.renewal
+        failures = renewal.failures
+        all_renewed = await renewal.renew_all() if failures else True
+        database.turn_over()
         self.meta.commit()
         position = database.committed_position
         unsynced = self.store.unsynced()
         try:
-            await trio.to_thread.run_sync(self._sync_all, [self.store.cache.path(block_id) for block_id in unsynced])
+            await trio.to_thread.run_sync(self.store.names.sync_all, self._data)
         except OSError:
-            self.durability.doubted = True
+            renewal.doubt()
             database.doubt()
             raise
         self.store.synced(unsynced)
@@ -322,6 +324,8 @@ class Engine:
         whole = database.checkpoint_here()
         if whole:
             database.is_in_meta_db(position)
+            if failures and all_renewed and failures == renewal.failures:
+                renewal.end()
         elif database.is_doubted:
             raise OSError(errno.EIO, "the log of meta.db may lack what the disk did not take")
         if whole and database.free_pages() >= SHRINK_PAGES:
@@ -331,12 +335,6 @@ class Engine:
         database.reserve.renew()
         self._checkpointed_journal, self._checkpointed_at = position, time.monotonic()
         self.store.budget.measure()
-
-    def _sync_all(self, blocks: list[Path]) -> None:
-        """In a thread. *blocks* are files that nobody has synced yet. Raises: OSError."""
-        if self.durability.doubted:
-            sync_paths(blocks, again=True)
-        sync_file_system(self._data)
 
     # --- the promise of the remote -------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from syncer.blocks.background import Background, opened, verified
 from syncer.blocks.retired import Retired
+from syncer.disk import NewNames
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, Block, block_file
 from syncer.meta.store import MetaStore
@@ -45,9 +46,12 @@ class Incoming:
 
 
 class BlockCache:
-    def __init__(self, folder: Path, meta: MetaStore, background: Background, retired: Retired) -> None:
-        """*folder* exists. Finishes what a crash left: temporary files, deletions."""
+    def __init__(
+        self, folder: Path, meta: MetaStore, background: Background, retired: Retired, names: NewNames
+    ) -> None:
+        """*folder* exists. Finishes what a crash left: temporary files, deletions. *names* is told of new files."""
         self.folder = folder
+        self._names = names
         self._background = background
         self._meta = meta
         self._files: dict[int, int] = {}
@@ -57,11 +61,12 @@ class BlockCache:
         self._open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self.replaced = 0
         """Cached copies found wrong since the start; each was dropped and is fetched again."""
-        self._incoming = folder / "incoming"
-        self._incoming.mkdir(mode=0o700, exist_ok=True)
+        self.incoming = folder / "incoming"
+        """Files without a place yet: none of them outlives a run."""
+        self.incoming.mkdir(mode=0o700, exist_ok=True)
         for byte in range(256):
             (folder / f"{byte:02x}").mkdir(mode=0o700, exist_ok=True)
-        for path in self._incoming.iterdir():
+        for path in self.incoming.iterdir():
             path.unlink()
         self.delete_files(meta.blocks.deletions())
         meta.blocks.on_released = self._released
@@ -183,7 +188,7 @@ class BlockCache:
 
     def write_temporary(self, block: Block, data: bytes | memoryview) -> Incoming:
         """Write a fetched, verified block under a temporary name; `install` gives it its own. Safe in a thread."""
-        path = self._incoming / block.id.hex()
+        path = self.incoming / block.id.hex()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb", closefd=False) as file:
@@ -219,7 +224,20 @@ class BlockCache:
 
     def adopt(self, block_id: BlockId, path: Path) -> None:
         """Move a sealed dirty file, already recorded as this block's copy, into the cache."""
-        path.rename(self.path(block_id))
+        target = self.path(block_id)
+        path.rename(target)
+        self._names.note(target.parent)
+
+    def block_at(self, path: Path) -> BlockId | None:
+        """The block whose copy is the file at *path*; None when it is no file of the cache."""
+        return BlockId(bytes.fromhex(path.name)) if path.parent.parent == self.folder else None
+
+    def made_anew(self, path: Path) -> None:
+        """The file at *path* is another with the same bytes."""
+        block_id = self.block_at(path)
+        block = None if block_id is None else self._meta.blocks.find(block_id)
+        if block is not None:
+            self._close(block.number)
 
     def evict(self, blocks: Sequence[Block]) -> None:
         """Delete the cached copies of clean blocks. ATOMIC: record first, so no block claims a file that is gone."""

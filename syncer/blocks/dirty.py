@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from syncer.disk import punch_hole
+from syncer.disk import NewNames, punch_hole
 from syncer.errors import LocalDamage
 from syncer.meta.extents import Extent
 
@@ -18,19 +18,26 @@ OPEN_FILES = 128
 
 
 class DirtyFiles:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: NewNames) -> None:
+        """*names* is told of files that are made."""
         self._folder = folder
+        self._names = names
         self._files: dict[int, int] = {}
         self._sizes = {number: _allocated(path.stat()) for number, path in self._listed()}
         self.total_bytes = sum(self._sizes.values())
         self.promised: set[int] = set()
         """Files that an fsync has covered: what becomes of them must be durable before it is done."""
+        self._watched: dict[Path, list[tuple[int, int]]] = {}
 
     def _listed(self) -> list[tuple[int, Path]]:
         return [(int(path.name), path) for path in self._folder.iterdir() if path.name.isdigit()]
 
     def path(self, dirty: int) -> Path:
         return self._folder / str(dirty)
+
+    def paths(self) -> list[Path]:
+        """All files that there are."""
+        return [self.path(dirty) for dirty in self._sizes]
 
     def close(self) -> None:
         while self._files:
@@ -64,6 +71,8 @@ class DirtyFiles:
             OSError: ENOSPC and the like, when nothing was taken.
         """
         descriptor = self._descriptor(dirty, os.O_CREAT)
+        if dirty not in self._sizes:
+            self._names.note(self._folder)
         view = memoryview(data)
         taken = 0
         try:
@@ -74,7 +83,26 @@ class DirtyFiles:
                 raise
         finally:
             self._account(dirty, _allocated(os.fstat(descriptor)))
+            if self._watched and (seen := self._watched.get(self.path(dirty))) is not None:
+                seen.append((offset, offset + taken))
         return taken
+
+    @contextlib.contextmanager
+    def watched(self, path: Path) -> Iterator[list[tuple[int, int]]]:
+        """Within it the list grows by each range [begin, end) that is written to the file."""
+        seen = self._watched[path] = []
+        try:
+            yield seen
+        finally:
+            del self._watched[path]
+
+    def made_anew(self, path: Path, descriptor: int) -> None:
+        """The file at *path* is another with the same bytes, open as *descriptor*, which stays the caller's."""
+        if path.parent != self._folder or (dirty := int(path.name)) not in self._sizes:
+            return
+        if dirty in self._files:
+            os.dup2(descriptor, self._files[dirty], inheritable=False)
+        self._account(dirty, _allocated(os.fstat(descriptor)))
 
     def length(self, dirty: int) -> int | None:
         """How long the file is, whatever of it counts; None when it does not exist."""

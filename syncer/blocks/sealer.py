@@ -19,7 +19,6 @@ from syncer.blocks.cutter import DATA, HOLE, new_cutter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
-from syncer.disk import sync_paths
 from syncer.errors import LocalDamage, SyncerError
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.inodes import Inode
@@ -193,7 +192,7 @@ class Sealer:
                         found = self._meta.extents.view(number, begin, end, frozen=True)
                         copy = _Copy(found, self._pieces(number, self._cut_parts(found, [None] * len(found))))
                         written = [self._store.dirty.path(held) for held in _files_of(copy.pieces)]
-                        sync_paths([*written, *self._store.unsynced_files(copy.pieces)])
+                        self._store.renewal.sync_here([*written, *self._store.unsynced_files(copy.pieces)])
                         self._record_all(number, [copy])
                 self._written.pop(number, None)
 

@@ -21,6 +21,7 @@ from syncer.blocks.dirty import DirtyFiles
 from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
 from syncer.blocks.losses import mend_losses
 from syncer.blocks.packwriter import PackWriter
+from syncer.blocks.renewal import BytesDropped, Renewal
 from syncer.blocks.retired import Retired
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
@@ -42,12 +43,16 @@ class BlockStore:
         self._background = Background()
         self.retired = Retired(meta)
         self.packs = PackWriter(meta, backend)
-        self.cache = BlockCache(data / "cache", meta, self._background, self.retired)
-        self.dirty = DirtyFiles(data / "dirty")
+        self.names = disk.NewNames()
+        self.cache = BlockCache(data / "cache", meta, self._background, self.retired, self.names)
+        self.dirty = DirtyFiles(data / "dirty", self.names)
         self._unsynced: dict[BlockId, set[int]] = {}
         """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
+        note = meta.database.doubt_note
+        self.renewal = Renewal(self.dirty, self.cache, self.names, note, self._unsynced_paths)
         self._recover()
         self.budget = Budget(budget_bytes, meta, self.cache, self.dirty, self.retired, _aside_bytes(data))
+        self.renewal.budget = self.budget
         self.fetcher = Fetcher(meta, backend, self.cache, self.budget, nursery)
         meta.database.on_commit.append(self._retire_dropped)
 
@@ -57,8 +62,7 @@ class BlockStore:
         self.meta.commit()
         boot, database = disk.boot_id(), self.meta.database
         if database.state_bytes(BOOT) == boot:
-            with database.doubt_note.unless_synced():
-                self._sync_again()
+            self._sync_again()
         else:
             mend_losses(self.meta, self.dirty, self.cache)
             if self.meta.crashed:
@@ -66,20 +70,35 @@ class BlockStore:
             database.set_state(BOOT, boot)
             self.meta.commit()
             database.sync()  # before anything is deleted
-        database.doubt_note.clear()
+            database.doubt_note.clear()
         self.dirty.promised = set(self.meta.extents.dirty_in_use())
         self.dirty.sweep(self.dirty.promised)
         self.meta.extents.dropped.clear()
 
     def _sync_again(self) -> None:
-        """What the run before has written may be in the kernel's memory alone, and an fsync may have promised it."""
-        files = [self.cache.path(block.id) for block in self.meta.blocks.pending_files()]
-        files += [self.dirty.path(number) for number in self.meta.extents.dirty_in_use()]
+        """What the run before has written may be in the kernel's memory alone, and an fsync may have promised it.
+
+        Where a sync has failed, the files of the cache are made anew. Dirty files may be large: what an fsync covers of
+        them is made anew before it is done, and all of them by the next checkpoint.
+
+        Raises: OSError.
+        """
+        cached = [self.cache.path(block.id) for block in self.meta.blocks.pending_files()]
+        files = [*cached, *(self.dirty.path(number) for number in self.meta.extents.dirty_in_use())]
         doubted = self.meta.database.doubt_note.is_there
-        if len(files) > SYNCED_ONE_BY_ONE and not doubted:
-            disk.sync_file_system(self._data)
-        else:
-            disk.sync_paths(files, again=doubted)
+        for path in files:
+            self.names.note(path.parent)
+        if doubted:
+            self.renewal.doubt(cached)
+            for path in cached:
+                with contextlib.suppress(BytesDropped):  # who reads the block is told
+                    self.renewal.renew_here([path])
+        with self.meta.database.doubt_note.unless_synced():
+            if len(files) > SYNCED_ONE_BY_ONE:
+                self.names.sync_all(self._data)
+            else:
+                disk.sync_paths(files)
+                self.names.sync({path.parent for path in files})
 
     def _settle(self, dirty: int, block_id: BlockId, length: int, *, early: bool = False, trusted: bool = True) -> None:
         """Move a dirty file that is recorded as the copy of a block into the cache. May be done again.
@@ -143,6 +162,9 @@ class BlockStore:
         """Blocks of the inode (of all) whose files may not survive a power cut. Sync them, then call `synced`."""
         return {block_id: users for block_id, users in self._unsynced.items() if number is None or number in users}
 
+    def _unsynced_paths(self) -> list[Path]:
+        return [self.cache.path(block_id) for block_id in self._unsynced]
+
     def unsynced_files(self, pieces: Iterable[Piece]) -> list[Path]:
         """Of the blocks that *pieces* name: the files that are here, and may not survive a power cut."""
         return [self.cache.path(piece[2]) for piece in pieces if piece[2] in self._unsynced]
@@ -150,6 +172,8 @@ class BlockStore:
     def synced(self, blocks: dict[BlockId, set[int]]) -> None:
         """The files have been synced since `unsynced` gave the blocks."""
         for block_id, users in blocks.items():
+            if self.renewal.is_in_doubt(self.cache.path(block_id)):
+                continue
             if self._unsynced.get(block_id) is users:  # another set: a new file of the same block
                 del self._unsynced[block_id]
 
@@ -246,7 +270,7 @@ class BlockStore:
         """Put everything down; what cannot be deleted now is at the next start."""
         with contextlib.suppress(OSError):
             self.meta.commit()
-            self.meta.database.sync()
+            self.meta.database.sync_here()
             self.delete_retired()
         self.close()
 

@@ -1,5 +1,6 @@
 """fsync: one flush of the journal shared by all who wait (group commit), and of the files each of them means."""
 
+import contextlib
 import os
 import queue
 import threading
@@ -9,7 +10,8 @@ from pathlib import Path
 import trio
 
 from syncer.blocks.dirty import DirtyFiles
-from syncer.disk import start_writing, sync_descriptors, sync_paths, write_again
+from syncer.blocks.renewal import MadeAnew, Renewal
+from syncer.disk import NewNames, path_of, start_writing, sync_descriptors, sync_paths
 from syncer.meta.database import Database
 
 
@@ -20,14 +22,15 @@ class Durability:
     with all others that came meanwhile.
     """
 
-    def __init__(self, database: Database, dirty: DirtyFiles) -> None:
+    def __init__(self, database: Database, dirty: DirtyFiles, names: NewNames, renewal: Renewal) -> None:
         self._database = database
         self._dirty = dirty
+        self._names = names
+        self._renewal = renewal
+        renewal.on_made_anew.append(self._made_anew)
+        self._running: _Flush | None = None
         self._next: _Flush | None = None
         self._turn = trio.Lock()
-        self.doubted = False
-        """Whether a flush has failed in this run. What it should have written the kernel may have dropped, so that the
-        next one would succeed without it: files are written again before they are synced from then on."""
         self.on_durable: Callable[[], None] = lambda: None
         """Called after each flush."""
         self._queue: queue.SimpleQueue[tuple[_Flush, Callable[[], None]] | None] = queue.SimpleQueue()
@@ -59,13 +62,33 @@ class Durability:
                 return
             if self._next is mine:
                 self._next = None
-            if self.doubted:
-                mine.write_again()
-            if not mine.done:
-                await self._run(mine)
+            self._running = mine
+            try:
+                await self._renew(mine)
+                if not mine.done:
+                    await self._run(mine)
+            finally:
+                self._running = None
             if mine.error is not None:
                 raise mine.error
             self.on_durable()
+
+    async def _renew(self, flush: "_Flush") -> None:
+        """Make anew what the flush would rely on although an earlier one has failed; that it cannot be is its error."""
+        if not self._renewal.failures and not self._database.is_doubted:
+            return
+        try:
+            await self._renewal.renew([*flush.dirty.values(), *flush.paths])
+            self._database.turn_over()
+        except OSError as error:
+            flush.error, flush.done = error, True
+
+    def _made_anew(self, made: MadeAnew) -> None:
+        """Who waits means the new file."""
+        for flush in (self._running, self._next):
+            for descriptor in flush.dirty.values() if flush is not None else ():
+                if os.fstat(descriptor).st_ino == made.inode_before:
+                    os.dup2(made.descriptor, descriptor, inheritable=False)
 
     async def _run(self, flush: "_Flush") -> None:
         """Have the thread do it. Not cancelled: a flush that has begun comes to its end, as fsync(2) itself does."""
@@ -76,6 +99,10 @@ class Durability:
 
         self._queue.put((flush, ended))
         await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        if flush.error is not None:
+            self._renewal.doubt()
+            with contextlib.suppress(OSError):  # the next flush tries again
+                self._database.turn_over()
 
     def _serve(self) -> None:
         """In a thread of its own: handing over to one of trio's takes twice as long, a third of a small fsync."""
@@ -85,8 +112,6 @@ class Durability:
                 self.flush(flush.dirty.values(), flush.paths)
             except Exception as error:  # noqa: BLE001 - whatever it is: those who wait must get it
                 flush.error = error
-                self.doubted = True
-                self._database.doubt_note.write()
             flush.done = True
             ended()
 
@@ -100,8 +125,15 @@ class Durability:
             for descriptor in descriptors:
                 start_writing(descriptor)
         sync_descriptors(descriptors)
-        sync_paths(paths, again=self.doubted)
+        sync_paths(paths)
+        if self._names.is_any:
+            self._names.sync(self._folders(descriptors, paths))
         self._database.sync()
+
+    def _folders(self, descriptors: Collection[int], paths: Collection[Path]) -> set[Path]:
+        """Where the files have their names."""
+        places = [*paths, *(place for descriptor in descriptors if (place := path_of(descriptor)) is not None)]
+        return {path.parent for path in places}
 
     def close(self) -> None:
         """End the thread; nobody may call `sync` any more."""
@@ -119,14 +151,6 @@ class _Flush:
         self.waiting = 0
         self.done = False
         self.error: Exception | None = None
-
-    def write_again(self) -> None:
-        """See `disk.write_again`. On the event loop's thread, so that nobody else changes the dirty files meanwhile."""
-        try:
-            for descriptor in self.dirty.values():
-                write_again(descriptor)
-        except OSError as error:
-            self.error, self.done = error, True
 
     def close(self) -> None:
         while self.dirty:

@@ -17,7 +17,6 @@ from blake3 import blake3
 from syncer.blocks.codec import block_id
 from syncer.blocks.cutter import DATA, HOLE, Cutter, new_cutter
 from syncer.blocks.store import BlockStore
-from syncer.disk import sync_paths
 from syncer.errors import LocalDamage
 from syncer.meta.extents import Piece
 from syncer.meta.inodes import Inode
@@ -174,14 +173,15 @@ class Tails:
         Raises: OSError.
         """
         if inode.tail in self._store.dirty.promised:
-            sync_paths([self._store.dirty.path(inode.tail), *self._store.unsynced_files(pieces)])
+            files = [self._store.dirty.path(inode.tail), *self._store.unsynced_files(pieces)]
+            self._store.renewal.sync_here(files)
 
     def _record_cut(self, inode: Inode, pieces: list[Piece], rest: int, rest_start: int) -> None:
         """The tail's file moves into the cache; when an fsync has promised its bytes, not before that is on record."""
         promised = inode.tail in self._store.dirty.promised
         self._meta.extents.cut(inode.number, pieces, rest, rest_start, int(time.time()))
         if promised:
-            self._meta.database.sync()
+            self._meta.database.sync_here()
         self._store.settle(inode.number)
 
     def _pieces(

@@ -18,7 +18,7 @@ from syncer.blocks.packwriter import filler
 from syncer.blocks.porter import Porter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
-from syncer.errors import BackendError, LocalDamage, PorterLost, SyncerError
+from syncer.errors import BackendError, DataUnusable, LocalDamage, PorterLost, SyncerError
 from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.values import CONTENT, PACK_BYTES
 
@@ -79,6 +79,8 @@ class Uploader:
         self.remote_ok: bool | None = None
         self.error: BackendError | None = None
         """Why the last pack could not be stored; None once one could."""
+        self.local_error: SyncerError | None = None
+        """Why the last pack could not be made here, or noted as stored; None once one could."""
         self.verify: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Raises a SyncerError unless the repository is there and ours to write. A disk that is not plugged in leaves
         an empty folder: what is put there would count as stored, and be evicted here."""
@@ -154,7 +156,7 @@ class Uploader:
             self._limit = min(self._parallelism, self._limit + 1)
             self.uploaded_bytes += pack.size_bytes
             self.stored_bytes += sum(plain_bytes for _, _, _, plain_bytes in pack.locations)
-            self.remote_ok, self.error = True, None
+            self.remote_ok, self.error, self.local_error = True, None, None
             self._pause_s = FIRST_PAUSE_S
         except BackendError as error:
             self.remote_ok, self.error = False, error
@@ -164,6 +166,7 @@ class Uploader:
             log.warning("upload: %s; it is tried again", error)
         except (LocalDamage, OSError) as error:
             self._failed_until = trio.current_time() + RETRY_S
+            self._blame_disk(error)
             log.error("upload: %s", error)
         finally:
             self._flying.difference_update(block.number for block in batch)
@@ -218,6 +221,9 @@ class Uploader:
     def _row(self, block: Block) -> bytes | None:
         return self._meta.blocks.data(block.number) if block.cached == CACHED_ROW else None
 
+    def _blame_disk(self, error: LocalDamage | OSError) -> None:
+        self.local_error = error if isinstance(error, LocalDamage) else DataUnusable(f"the local disk refuses: {error}")
+
     async def _sync(self) -> None:
         """Make what is recorded durable, however long the disk takes to be of use again."""
         stuck = 0
@@ -227,6 +233,7 @@ class Uploader:
                     return await self._durability.sync()
                 except OSError as error:
                     log.error("upload: what was stored cannot be made durable here: %s", error)
+                    self._blame_disk(error)
                     self._stuck += 1 - stuck
                     stuck = 1
                     await trio.sleep(RETRY_S)

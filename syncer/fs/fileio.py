@@ -13,7 +13,6 @@ from functools import partial
 
 import trio
 
-from syncer import disk
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import NOTHING, BlockStore
 from syncer.blocks.syncing import Durability
@@ -242,7 +241,7 @@ class FileIO:
         assert inode.content is not None
         dirty = self._store.new_dirty(memoryview(inode.content))
         if inode.number in self._promised:
-            disk.sync_paths([self._store.dirty.path(dirty)])
+            self._store.renewal.sync_here([self._store.dirty.path(dirty)])
             self._store.dirty.promised.add(dirty)
         self._meta.extents.spill(inode.number, dirty)
         self._promised.discard(inode.number)

@@ -74,13 +74,14 @@ def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Call
     return decorate
 
 
-def _make_private(path: Path) -> None:
-    """Have the file, for the owner's eyes only; SQLite gives its WAL and shared memory the mode that meta.db has."""
+def _opened_private(path: Path) -> int:
+    """A descriptor of the file, for the owner's eyes only; SQLite gives its WAL and shared memory the mode it has.
+
+    To be closed after every connection of this process: closing any descriptor of a file ends the locks on it.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def refused(error: sqlite3.Error) -> OSError:
@@ -123,12 +124,13 @@ class Database:
             LocalDamage: meta.db cannot be read or has a version this syncer does not know.
         """
         self.path = path
-        _make_private(path)
+        self._descriptor = _opened_private(path)
         self.connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
         try:
             self._open()
         except sqlite3.DatabaseError as error:
             self.connection.close()
+            os.close(self._descriptor)
             raise LocalDamage(f"{path}: {error}", hint=f"rebuild it: {recover_command(path.parent)}") from error
         self._journal_folder = journal_folder
         self._replay: dict[int, Callable[..., object]] = {}
@@ -328,8 +330,11 @@ class Database:
             doubted = self.doubt_note.is_there
             self.journal = Journal(self._journal_folder, position, doubted=doubted)
             self.commit()
-            if doubted and not self.checkpoint_here():  # the WAL of before may be as little on the disk
-                raise OSError(errno.EBUSY, "meta.db is in use, and its log may lack what the disk did not take")
+            if doubted:
+                self._is_log_doubted = True  # the WAL of before may be as little on the disk
+                if not self.checkpoint_here():
+                    raise OSError(errno.EBUSY, "meta.db is in use, and its log may lack what the disk did not take")
+                self._is_log_doubted = False
         return replayed
 
     def _replay_from(self, position: int) -> tuple[int, int]:
@@ -377,10 +382,23 @@ class Database:
     # --- durability ----------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Make every operation recorded so far survive a power cut. Blocking; meant for a thread."""
+        """Make every operation recorded so far survive a power cut. Blocking; meant for a thread.
+
+        After a failure it needs a `turn_over` before it. Raises: OSError.
+        """
         if self.journal is not None:
             with self.doubt_note.unless_synced():
                 self.journal.sync()
+
+    def turn_over(self) -> None:
+        """What the journal may lack takes no more records, so that `sync` may make it anew. Raises: OSError."""
+        if self.journal is not None:
+            self.journal.turn_over()
+
+    def sync_here(self) -> None:
+        """`sync`, on the event loop's thread. Raises: OSError."""
+        self.turn_over()
+        self.sync()
 
     @property
     def durable_position(self) -> int:
@@ -422,12 +440,22 @@ class Database:
         """Move committed pages from the WAL into meta.db, durably. Blocking; meant for a thread."""
         connection = sqlite3.connect(self.path, isolation_level=None)
         try:
+            self._forget_pages()
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as error:
             self._doubt_log()
             raise refused(error) from error
         finally:
             connection.close()
+
+    def _forget_pages(self) -> None:
+        """After a checkpoint that failed have the kernel read meta.db again: the next one writes it all once more.
+
+        What is in doubt is in the WAL as long as none has succeeded. What ext4 could not write to blocks that were new
+        to a file it takes for written while it has it in memory, and never writes them as new blocks again.
+        """
+        if self._is_log_doubted:
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def checkpoint_here(self) -> bool:
         """Finish a checkpoint on the writing connection and empty the WAL. True when it could.
@@ -437,6 +465,7 @@ class Database:
         Raises: OSError.
         """
         try:
+            self._forget_pages()
             return self._checkpoint_here()
         except sqlite3.Error as error:
             self._doubt_log()
@@ -495,11 +524,12 @@ class Database:
         try:
             self.set_state("open", 0)
             self.commit()
-            if self._checkpoint_here():  # otherwise somebody reads, and the WAL, which was not synced, is all else
+            if self.checkpoint_here():  # otherwise somebody reads, and the WAL, which was not synced, is all else
                 self.discard_journal(self.committed_position)
         except (OSError, sqlite3.Error) as error:
             log.warning("meta.db is not written back, and the journal kept: %s", error)
         finally:
             self.connection.close()
+            os.close(self._descriptor)
             if self.journal is not None:
                 self.journal.close()

@@ -2,7 +2,8 @@
 
 What a sync could not write stays in the kernel's memory as if it had been written: who only syncs it again is told
 that all is well. A run knows that of itself; one that begins after a kill is told by this file, which is in the same
-memory, and gone with it at the latest. Owned by the Database; from any thread.
+memory, and gone with it at the latest. A checkpoint that has made up for everything deletes it. Owned by the Database;
+from any thread.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ class DoubtNote:
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def clear(self) -> None:
-        """The disk has everything that runs before this one have written. Raises: OSError."""
+        """The disk has everything. Raises: OSError."""
         self._path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -22,9 +22,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncer.disk import start_writing, sync_folder, sync_paths, write_again
+from syncer.disk import NewNames, start_writing, sync_paths
 from syncer.errors import LocalDamage
 
+NEW_SEGMENT = "journal.new"
+"""A segment that is being made anew. Not in the folder, where only segments are."""
 SEGMENT_BYTES = 4 * 1024 * 1024
 RECORD_MAX_BYTES = 16 * 1024 * 1024
 _HEADER = struct.Struct("<II")
@@ -39,34 +41,41 @@ class Journal:
     def __init__(self, folder: Path, start: int, *, doubted: bool = False) -> None:
         """Begin a new segment at position *start*; what is in *folder* stays until `discard`.
 
-        *doubted*: that may be in the kernel's memory alone although it was synced, see `disk.write_again`.
+        *doubted*: that may be in the kernel's memory alone although it was synced, so it is made anew.
 
         Raises: OSError.
         """
         self._folder = folder
+        self._new = folder.with_name(NEW_SEGMENT)
+        self._new.unlink(missing_ok=True)
         self._segments = sorted(folder.iterdir(), key=_start_of)
         self.end = start
         self._open: list[tuple[int, int]] = []  # (start, descriptor) of segments maybe not yet durable, newest last
         self._syncing = threading.Lock()
         self._is_torn = False
         """Whether the newest segment ends in a part of a record."""
-        self._new_names = True
-        """Whether names in the folder may not survive a power cut. An fsync of a file need not see to its name."""
+        self._names = NewNames()
+        self._naming = threading.Lock()
+        """Held while a segment is deleted, or another file takes its name."""
         self.durable = 0
         """Every record before this position has been made durable."""
         self._doubted = 0
-        """Records from `durable` up to here are written again before a sync may succeed: one has failed, and the kernel
-        may take them for written."""
+        """Segments with records from `durable` up to here are made anew before a sync may succeed: one has failed, and
+        the kernel may take them for written."""
         self._settle_past(start, doubted=doubted)
         self._begin_segment()
-        self._sync_names()  # what was deleted must not come back between the segments that follow
+        self._names.sync([folder])  # what was deleted must not come back between the segments that follow
         self.total_bytes = sum(path.stat().st_size for path in self._segments)
 
     def _settle_past(self, start: int, *, doubted: bool) -> None:
         """What is here from before must not be less durable than what follows it, nor be taken for what follows it."""
         while self._segments and _start_of(self._segments[-1]) > start:
             self._segments.pop().unlink()  # a power cut has taken records before it, so it was never read
-        sync_paths(self._segments, again=doubted)
+        if doubted:
+            for path in self._segments:
+                self._make_anew(path, path.read_bytes())
+        else:
+            sync_paths(self._segments)
         self.durable = start
 
     def _begin_segment(self) -> None:
@@ -75,7 +84,8 @@ class Journal:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
         self._open.append((self.end, os.open(path, flags, 0o600)))
         self._segment_start = self.end
-        self._new_names = True
+        self._is_torn = False
+        self._names.note(self._folder)
         if path not in self._segments:
             self._segments.append(path)
 
@@ -108,12 +118,23 @@ class Journal:
         self._is_torn = False
 
     def take_back(self, position: int) -> None:
-        """Take the last record, which begins at *position*, out again. Raises: OSError."""
+        """Take the last record, which begins at *position*, out again, so that no power cut brings it back.
+
+        Raises: OSError: it stays. The record is gone when the disk does not say that it will not come back: then what
+        is left is in doubt, and made anew without it.
+        """
         with self._syncing:
-            os.ftruncate(self._open[-1][1], position - self._segment_start)
+            descriptor = self._open[-1][1]
+            os.ftruncate(descriptor, position - self._segment_start)
             self.total_bytes -= self.end - position
             self.end = position
             self.durable = min(self.durable, position)
+            self._doubted = min(self._doubted, position)
+            try:
+                os.fsync(descriptor)  # fdatasync(2) may leave out a size that nothing needs to be read
+            except OSError:
+                self.durable = min(self.durable, self._segment_start)  # for what is left of it to be made anew
+                self.doubt()
 
     def start_sync(self) -> None:
         """Have the newest records written to the disk, so that `sync` finds that begun. Safe where `sync` is."""
@@ -131,25 +152,16 @@ class Journal:
             end, segments = self.end, list(self._open)
             try:
                 if self.is_doubted:
-                    self._write_again(segments, end)
-                for _, descriptor in segments:
-                    os.fdatasync(descriptor)
-                self._sync_names()
+                    self._make_doubted_anew(segments)
+                for start, descriptor in segments:
+                    if not self._is_in_doubt(start):
+                        os.fdatasync(descriptor)
+                self._names.sync([self._folder])
             except OSError:
                 self.doubt()
                 raise
             self._close(segments[:-1])  # complete and durable: never needed again
             self.durable = max(self.durable, end)
-
-    def _sync_names(self) -> None:
-        """Raises: OSError."""
-        if self._new_names:
-            self._new_names = False  # before: the event loop may begin a segment meanwhile
-            try:
-                sync_folder(self._folder)
-            except OSError:
-                self._new_names = True
-                raise
 
     @property
     def is_doubted(self) -> bool:
@@ -160,30 +172,65 @@ class Journal:
         """The disk has not taken everything: records since the last sync may be lost, whatever it says next."""
         self._doubted = self.end
 
-    def _write_again(self, segments: list[tuple[int, int]], end: int) -> None:
+    def _is_in_doubt(self, start: int) -> bool:
+        """Whether the segment that begins at *start* may lack what the disk did not take."""
+        return self.is_doubted and start < self._doubted
+
+    def turn_over(self) -> None:
+        """Begin a new segment when the newest is in doubt, because only one that does not grow can be made anew.
+
+        On the event loop's thread, before `sync`. Raises: OSError.
+        """
+        if self._is_in_doubt(self._segment_start):
+            self._begin_segment()
+
+    def _make_doubted_anew(self, segments: list[tuple[int, int]]) -> None:
         """Raises: OSError: the kernel has dropped some of it; only what made it durable elsewhere helps then."""
-        ends = [start for start, _ in segments[1:]] + [end]
-        for (start, _), stop in zip(segments, ends, strict=True):
-            path, begin = self._folder / f"{start:016x}", max(start, self.durable)
-            if begin >= stop:
+        for (start, _), (stop, _) in itertools.pairwise(segments):
+            if not self._is_in_doubt(start):
                 continue
-            data, offset = path.read_bytes()[: stop - start], begin - start
+            path, offset = self._folder / f"{start:016x}", 0
+            try:
+                data = path.read_bytes()[: stop - start]
+            except FileNotFoundError:  # meta.db has it all by now
+                continue
             while (payload := _record_at(data, offset)) is not None:
                 offset += _HEADER.size + len(payload)
             if start + offset != stop:
                 raise OSError(errno.EIO, "the journal has lost what the disk did not take")
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # the one to append with always writes at the end
-            try:
-                write_again(descriptor, begin - start, stop - start)
-            finally:
-                os.close(descriptor)
+            self._make_anew(path, data)
+        if self._is_in_doubt(segments[-1][0]):
+            raise OSError(errno.EIO, "the journal may lack what the disk did not take, and had no room to begin anew")
+
+    def _make_anew(self, path: Path, data: bytes) -> None:
+        """Put the segment in another file, which takes its name. Raises: OSError.
+
+        Writing it over itself would not do: what ext4 could not write to blocks that were new to a file it never takes
+        for written again, and a power cut leaves zeros there.
+        """
+        descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            os.fdatasync(descriptor)
+            self._names.note(self._folder)
+            with self._naming:
+                if path.exists():
+                    self._new.replace(path)
+        finally:
+            os.close(descriptor)
+            self._new.unlink(missing_ok=True)
 
     def discard(self, position: int) -> None:
         """Delete the segments whose every record lies before *position*."""
         while len(self._segments) > 1 and _start_of(self._segments[1]) <= position:
             path = self._segments.pop(0)
-            self.total_bytes -= path.stat().st_size
-            path.unlink()
+            with self._naming:
+                self.total_bytes -= path.stat().st_size
+                path.unlink()
+            self._names.note(
+                self._folder
+            )  # a power cut brings it back, and who reads the oldest first would meet a gap
         # Nobody may ever call `sync`, and a deleted file takes its room until it is closed. While a sync runs in its
         # thread the descriptors are its own: it closes them at its end, or the next call here does.
         if self._syncing.acquire(blocking=False):
@@ -232,9 +279,9 @@ def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
             return
 
 
-def first_position(folder: Path) -> int | None:
-    """Where the oldest record begins; None without any segment."""
-    return min((_start_of(path) for path in folder.iterdir()), default=None)
+def positions(folder: Path) -> list[int]:
+    """Where the segments begin, the oldest first."""
+    return sorted(_start_of(path) for path in folder.iterdir())
 
 
 def _record_at(data: bytes, offset: int) -> bytes | None:

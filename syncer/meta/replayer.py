@@ -18,8 +18,8 @@ from syncer.values import SMALL_BYTES, PackId
 Record = tuple[int, Sequence[Any]]
 """(operation, arguments)."""
 
-_CREATE_ROOT, _STORED, _TAKE_SEQ, _MARK = 11, 30, 60, 62
-_PASSED_OVER = frozenset({32, 33, 61, _MARK, 71, 72, 90, *range(100, 107)})
+_CREATE_ROOT, _STORED, _TAKE_SEQ, MARK = 11, 30, 60, 62
+_PASSED_OVER = frozenset({32, 33, 61, MARK, 71, 72, 90, *range(100, 107)})
 """What is cached here, and whether it is sound, is found out by looking; what indexes list has been read from them,
 also after a prune, and which snapshot this is about is known."""
 AT_ONCE = 256
@@ -36,7 +36,7 @@ def after_snapshot(found: Sequence[Record], seq: int) -> int | None:
     """
     marked = None
     for index, (operation, arguments) in enumerate(found):
-        if operation == _MARK:
+        if operation == MARK:
             marked = index + 1
         elif operation == _TAKE_SEQ and tuple(arguments) == ("snapshot", seq):
             return marked

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 from blake3 import blake3
@@ -23,7 +23,7 @@ from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.planter import LARGE_ENTRIES
 from syncer.snapshots.reading import read_bounded, read_index
-from syncer.snapshots.records import SnapshotRecord, parse_seq_key
+from syncer.snapshots.records import SnapshotRecord, index_key, parse_seq_key
 from syncer.snapshots.tree import iter_directory, load_root
 from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
 
@@ -36,9 +36,9 @@ TREE_PACK_MAX_BYTES = 32 * 1024 * 1024
 """A pack is closed at 8 MiB; its last node and its list come on top."""
 ENTRIES_AT_ONCE = 2000
 DIRECTORY = 0o040000
-SEQS_AHEAD = 4
-"""So many numbers after the newest object of a peer that a listing shows are asked for: it may have left out one, and a
-number may have been skipped."""
+SEQS_AHEAD = (1, 2, 3, 4, 8, 16, 32, 64)
+"""So far after the newest object of a peer that a listing shows it is asked for more: it may have left some out, and
+numbers may have been skipped. From each that is there on again."""
 GAPS_ASKED = 256
 """So many indexes of a peer that no listing shows are asked for by name."""
 
@@ -87,6 +87,26 @@ async def _learn_index(importer: Importer, backend: Backend, place: Place, *, la
     await trio.lowlevel.checkpoint()
 
 
+async def newest_left_out(newest: int, is_there: Callable[[int], Awaitable[bool]]) -> int:
+    """The newest sequence number, from *newest* on, that *is_there* although no listing may show it."""
+    while True:
+        for ahead in SEQS_AHEAD:
+            if await is_there(newest + ahead):
+                newest += ahead
+                break
+        else:
+            return newest
+
+
+async def exists(backend: Backend, key: str) -> bool:
+    """Whether the object is there, whatever a listing says. Raises: BackendError."""
+    try:
+        await backend.stat(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
 async def _learn_left_out(importer: Importer, backend: Backend, snapshot: SnapshotRecord, known: set[Place]) -> None:
     """Ask by name for the indexes that a listing may have left out: those that are not *known*, between the others of
     each peer and after them, the newest first.
@@ -96,8 +116,13 @@ async def _learn_left_out(importer: Importer, backend: Backend, snapshot: Snapsh
     newest = {PeerId(snapshot.peer): 0}
     for peer, seq in known:
         newest[peer] = max(seq, newest.get(peer, 0))
-    for peer, last in newest.items():
-        gaps = (seq for seq in range(last + SEQS_AHEAD, 0, -1) if (peer, seq) not in known)
+    for peer, listed in newest.items():
+
+        async def is_there(seq: int, peer: PeerId = peer) -> bool:
+            return await exists(backend, index_key(peer, seq))
+
+        last = await newest_left_out(listed, is_there)
+        gaps = (seq for seq in range(last, 0, -1) if (peer, seq) not in known)
         for seq in itertools.islice(gaps, GAPS_ASKED):
             with contextlib.suppress(ObjectMissing):
                 await _learn_index(importer, backend, (PeerId(peer), seq), late=True)

@@ -284,7 +284,8 @@ class Publisher:
             if self._uploader.stored_bytes != stored or self._uploader.is_sending:
                 stored, patience = self._uploader.stored_bytes, trio.current_time() + GIVE_UP_S
             elif trio.current_time() > patience:
-                raise self._uploader.error or RemoteUnreachable("the remote has taken nothing for too long")
+                reason = self._uploader.error or self._uploader.local_error
+                raise reason or RemoteUnreachable("the remote has taken nothing for too long")
             if progress is not None:
                 progress(stored - begin, stored - begin + self._meta.blocks.pending_totals()[0])
             with trio.move_on_after(PROGRESS_S):

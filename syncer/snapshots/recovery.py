@@ -21,10 +21,10 @@ from syncer.backends.base import Backend
 from syncer.blocks.pack import pack_key
 from syncer.disk import sync_folder, sync_paths, write_private
 from syncer.errors import DataUnusable, LocalDamage, ObjectMissing, RemoteUnreachable, WrongRepository
-from syncer.meta.journal import first_position, read_records
+from syncer.meta.journal import positions, read_records
 from syncer.meta.leftovers import Leftovers, good_blocks
 from syncer.meta.rebuild import Rebuild
-from syncer.meta.replayer import Record, Replayer, after_snapshot, records
+from syncer.meta.replayer import MARK, Record, Replayer, after_snapshot, records
 from syncer.meta.salvage import Salvaged, is_sound, read_state, salvage, unindexed_packs
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import build_tree, learn_packs
@@ -303,19 +303,35 @@ class _Recovery:
         write_private(self._folder / DONE, json.dumps({"summary": asdict(summary), "unused": moved}).encode())
 
 
-def _journal(folder: Path) -> tuple[list[Record], list[tuple[int, int]], int | None]:
-    """(records, where each begins and ends, where the first begins) of what the journal has without a gap."""
-    begin = first_position(folder)
-    if begin is None:
-        return [], [], 0
+def _journal(folder: Path) -> tuple[list[Record], list[tuple[int, int]], int]:
+    """(records, where each begins and ends, where the first begins) of what the journal has without a gap.
+
+    A power cut may bring an old segment back, without those that came between it and the others: what is older than
+    the newest snapshot does not count where there is a gap.
+    """
+    runs = [_run(folder, begin) for begin in _begins_of_runs(folder)]
+    marked = [run for run in runs if any(operation == MARK for operation, _ in run[0])]
+    return (marked[-1:] or runs[:1] or [([], [], 0)])[0]
+
+
+def _begins_of_runs(folder: Path) -> Iterator[int]:
+    """Where what has no gap begins: at the oldest segment, and behind each gap."""
+    end = -1
+    for begin in positions(folder):
+        if begin > end:
+            yield begin
+            end = max((position for position, _ in read_records(folder, begin)), default=begin)
+
+
+def _run(folder: Path, begin: int) -> tuple[list[Record], list[tuple[int, int]], int]:
     payloads: list[bytes] = []
-    positions: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
     position = begin
     for end, payload in read_records(folder, begin):
         payloads.append(payload)
-        positions.append((position, end))
+        places.append((position, end))
         position = end
-    return records(payloads), positions, begin
+    return records(payloads), places, begin
 
 
 # --- changing places --------------------------------------------------------------------------------------------

@@ -19,11 +19,12 @@ from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnre
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import (
     INDEXES,
-    SEQS_AHEAD,
     build_tree,
     digest_of,
+    exists,
     learn_packs,
     listed_indexes,
+    newest_left_out,
     newest_snapshots,
 )
 from syncer.snapshots.reading import read_format, read_record
@@ -135,7 +136,7 @@ async def _create(backend: Backend, wish: Wish) -> str:
     if wish.read_only:
         raise _no_repository(backend)
     found = [info.key for prefix in ("packs/", "peers/", "snapshots/") async for info in _first(backend, prefix)]
-    if not found and await _is_there(backend, peer_key(1)):
+    if not found and await exists(backend, peer_key(1)):
         found = [peer_key(1)]  # a listing may leave something out
     if found:
         raise WrongRepository(
@@ -152,14 +153,6 @@ async def _first(backend: Backend, prefix: str) -> AsyncIterator[ObjectInfo]:
     async for info in backend.list(prefix):
         yield info
         return
-
-
-async def _is_there(backend: Backend, key: str) -> bool:
-    try:
-        await backend.stat(key)
-    except ObjectMissing:
-        return False
-    return True
 
 
 async def read_peers(backend: Backend) -> list[PeerRecord]:
@@ -292,12 +285,11 @@ async def newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerRecor
 
 async def _newest_seq(backend: Backend, peer: int) -> int:
     """The number of the peer's newest snapshot, 0 without one, also if a listing leaves it out."""
-    newest = (await newest_snapshots(backend)).get(PeerId(peer), 0)
-    seq = newest
-    while (seq := seq + 1) <= newest + SEQS_AHEAD:
-        if await _is_there(backend, snapshot_key(peer, seq)):
-            newest = seq
-    return newest
+
+    async def is_there(seq: int) -> bool:
+        return await exists(backend, snapshot_key(peer, seq))
+
+    return await newest_left_out((await newest_snapshots(backend)).get(PeerId(peer), 0), is_there)
 
 
 async def _read_snapshot(backend: Backend, peer: int, seq: int) -> SnapshotRecord:

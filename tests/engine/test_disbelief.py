@@ -1,16 +1,20 @@
 """A remote's answer is not believed blindly: what it says that it did, what it leaves out, what the time is."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
+from syncer.backends.base import ObjectInfo
 from syncer.backends.faulty import Fault, FaultyBackend
 from syncer.backends.memory import MemoryBackend
+from syncer.backends.pages import Pages
 from syncer.engine import Engine
 from syncer.errors import BackendError, ObjectCorrupt, RemoteUnreachable, WrongRepository
+from syncer.snapshots.build import newest_left_out
+from syncer.snapshots.records import snapshot_key
 from syncer.snapshots.repository import read_peers
 from tests.engine.test_damage import DATA, block_of, content, written
 from tests.support.opened import READER, create, evict_all, flush, landed, opened
@@ -152,6 +156,50 @@ async def test_an_index_that_a_listing_leaves_out_is_asked_for_by_name(tmp_path:
                     assert (
                         await content(engine, engine.file_system.handles.open(engine.meta.inodes.need(number))) == DATA
                     )
+
+
+class Forgetful(MemoryBackend):
+    """Lists the first snapshot alone."""
+
+    def list(self, prefix: str = "") -> Pages:
+        pages = super().list(prefix)
+        listed = False
+
+        async def first() -> Sequence[ObjectInfo] | None:
+            nonlocal listed
+            infos = [] if listed else [info async for info in pages]
+            listed = True
+            return (infos[:1] if prefix == "snapshots/" else infos) or None
+
+        return Pages(first)
+
+
+async def test_a_listing_that_leaves_out_all_after_those_that_were_forgotten(tmp_path: Path) -> None:
+    """Thinning leaves a few of many numbers in a row."""
+    memory = MemoryBackend()
+    async with opened(tmp_path / "one", memory) as engine:
+        for count in range(8):
+            create(engine, b"%d" % count)
+            await flush(engine)
+        await engine.flush(lambda done, total: None, released=True)
+    remote = Forgetful()
+    remote.objects.update(memory.objects)
+    for seq in range(2, 9):
+        del remote.objects[snapshot_key(1, seq)]
+    async with opened(tmp_path / "two", remote) as engine:
+        assert engine.meta.names.lookup(1, b"7") is not None
+
+
+@pytest.mark.parametrize(("there", "found"), [((), 3), ((4, 5, 9), 9), ((7, 15, 79), 79), ((3 + 65,), 3)])
+async def test_how_far_a_listing_is_not_believed(there: tuple[int, ...], found: int) -> None:
+    asked: list[int] = []
+
+    async def is_there(seq: int) -> bool:
+        asked.append(seq)
+        return seq in there
+
+    assert await newest_left_out(3, is_there) == found
+    assert len(asked) <= 8 * (1 + len(there))
 
 
 async def _tolerant(self: FaultyBackend, prefix: str, inner):  # type: ignore[no-untyped-def]

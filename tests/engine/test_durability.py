@@ -14,7 +14,6 @@ import pytest
 import trio
 
 from syncer.backends.memory import MemoryBackend
-from syncer.disk import write_again
 from syncer.engine import Engine
 from syncer.meta.blocktable import CACHED_FILE
 from syncer.values import BlockId
@@ -216,6 +215,45 @@ async def test_a_tail_that_was_fsynced_moves_only_when_that_is_on_record(
         assert "journal" not in flushes.seen[3:], "the blocks after it were promised to nobody"
 
 
+async def test_fsync_sees_to_names_that_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a file is none of its own fsync (fsync(2)); a folder is synced once for each name that it gets."""
+    synced: list[str] = []
+    fsync, fdatasync = os.fsync, os.fdatasync
+
+    def watched(call: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(descriptor: int) -> None:
+            call(descriptor)
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            synced.append(path.name if path.is_dir() else path.parent.name)
+
+        return sync
+
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        await engine.durability.sync()
+        number, handle = await write(engine, b"f", random_bytes(200_000))
+        monkeypatch.setattr(os, "fsync", watched(fsync))
+        monkeypatch.setattr(os, "fdatasync", watched(fdatasync))
+        await engine.file_system.fsync(handle)
+        assert synced == ["dirty", "dirty", "journal"]
+        synced.clear()
+        await engine.file_system.write(handle, 200_000, b"more")
+        await engine.file_system.fsync(handle)
+        assert synced == ["dirty", "journal"]
+        _, other = create(engine, b"small")
+        await engine.file_system.write(other, 0, b"small")
+        synced.clear()
+        await engine.file_system.fsync(other)
+        assert synced == ["journal"]
+        engine.tails.seal(engine.meta.inodes.need(number))
+        (block,) = cache_files(engine, number)
+        synced.clear()
+        await engine.file_system.fsync(handle)
+        assert synced == [block[:2], block[:2], "journal"]
+        synced.clear()
+        await engine.file_system.fsync(handle)
+        assert synced == ["journal"]
+
+
 @pytest.mark.parametrize("form", ["tail", "overlay"])
 async def test_what_was_fsynced_is_not_given_up_for_a_copy_that_was_not(
     tmp_path: Path, flushes: Flushes, monkeypatch: pytest.MonkeyPatch, form: str
@@ -310,7 +348,7 @@ async def test_a_failed_fsync_is_not_forgotten(tmp_path: Path, monkeypatch: pyte
         await engine.file_system.fsync(handle)
 
 
-async def test_what_a_run_that_was_killed_could_not_sync_is_written_again_by_the_next(
+async def test_what_a_run_that_was_killed_could_not_sync_is_made_anew_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel has it and takes it for written: a sync alone would change nothing, and then be relied on."""
@@ -320,28 +358,34 @@ async def test_what_a_run_that_was_killed_could_not_sync_is_written_again_by_the
         raise OSError(5, "Input/output error")
 
     async with opened(data, remote, upload_delay_s=1e9) as engine:
-        number, _ = await write(engine, b"sealed", random_bytes(3_000_000))
+        await write(engine, b"sealed", random_bytes(3_000_000))
         await engine.sealer.seal_quiet(0.0)
-        blocks = cache_files(engine, number)
         number, handle = await write(engine, b"tail", random_bytes(100_000))
-        tail = engine.meta.inodes.need(number).tail
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", broken)
             with pytest.raises(OSError, match="Input/output"):
                 await engine.file_system.fsync(handle)
         shutil.copytree(data, copy)
-    again: set[str] = set()
 
-    def watched(descriptor: int, begin: int = 0, end: int = 2**63 - 1) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        again.add("journal" if path.parent.name == "journal" else path.name)
-        write_again(descriptor, begin, end)
+    def inodes(*places: str) -> set[int]:
+        return {path.stat().st_ino for place in places for path in (copy / place).rglob("*") if path.is_file()}
 
-    monkeypatch.setattr("syncer.disk.write_again", watched)
-    for expected in (blocks | {str(tail), "journal"}, set()):
+    with contextlib.ExitStack() as stack:  # open, so that no other file gets its number
+        for place in ("cache", "dirty", "journal"):
+            for path in (copy / place).rglob("*"):
+                if path.is_file():
+                    stack.enter_context(path.open())
+        before = inodes("cache", "dirty", "journal")
         async with opened(copy, remote, upload_delay_s=1e9) as engine:
-            assert again == expected
-        again.clear()
+            assert not before & inodes("cache", "journal")
+            handle = engine.file_system.open(number, os.O_RDWR)
+            await engine.file_system.fsync(handle)
+            assert not before & inodes("dirty")
+            engine.file_system.release(handle)
+            await engine.checkpoint()
+    again = inodes("cache", "dirty")
+    async with opened(copy, remote, upload_delay_s=1e9):
+        assert inodes("cache", "dirty") == again
 
 
 async def test_a_log_that_may_lack_something_is_not_relied_on_because_the_journal_is_whole_again(
@@ -380,7 +424,20 @@ async def test_a_log_that_could_not_be_synced_is_in_doubt(tmp_path: Path, monkey
             with pytest.raises(OSError, match="disk I/O error"):
                 await engine.checkpoint()
         assert database.is_doubted
+        read_again: list[str] = []
+        advise = os.posix_fadvise
+
+        def watched(descriptor: int, offset: int, length: int, advice: int) -> None:
+            advise(descriptor, offset, length, advice)
+            if advice == os.POSIX_FADV_DONTNEED:
+                read_again.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+        monkeypatch.setattr(os, "posix_fadvise", watched)
         await engine.checkpoint()
+        assert set(read_again) == {"meta.db"}, "otherwise ext4 does not write again what was refused"
+        read_again.clear()
+        await engine.checkpoint()
+        assert not read_again
         assert not database.is_doubted
 
 
@@ -567,7 +624,7 @@ async def test_the_journal_goes_when_what_it_speaks_of_is_on_the_disk(
         await write(engine, b"f", random_bytes(100_000))
         seen: list[str] = []
         discard = engine.meta.database.discard_journal
-        monkeypatch.setattr("syncer.engine.sync_file_system", lambda folder: seen.append(f"synced {folder}"))
+        monkeypatch.setattr("syncer.disk.sync_file_system", lambda folder: seen.append(f"synced {folder}"))
 
         def discarded(position: int) -> None:
             seen.append("discarded")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncer.disk import write_again
 from syncer.errors import LocalDamage
 from syncer.meta import journal as journal_module
 from syncer.meta.journal import RECORD_MAX_BYTES, Journal, read_records
 from tests.support.core_data import fast_folder
+from tests.support.refusing_disk import RefusingDisk
 
 PAYLOADS = [b"one", b"2", b"three" * 50, bytes(range(1, 200)), b"five"]
 
@@ -216,50 +216,57 @@ def test_what_follows_a_segment_that_a_power_cut_has_shortened_never_counts(tmp_
     assert payloads_from(tmp_path, ends[0]) == [bytes([2]) * 60] * 2
 
 
-def test_a_record_that_is_taken_back_was_never_there(tmp_path: Path) -> None:
+def test_a_record_that_is_taken_back_was_never_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path, 0)
     journal.append(b"kept")
     begin = journal.end
     journal.append(b"taken back")
     journal.sync()
-    journal.take_back(begin)
+    lengths: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: lengths.append(os.fstat(descriptor).st_size))
+        journal.take_back(begin)
+    assert lengths == [begin], "otherwise a power cut brings it back"
     assert journal.durable == journal.end == begin == journal.total_bytes
     journal.append(b"next")
     journal.close()
     assert payloads_from(tmp_path) == [b"kept", b"next"]
 
 
-class RefusingDisk:
-    """Refuses to sync once, and forgets what it did not take: what the kernel then says is durable is not."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, *, drops: bool) -> None:
-        self.refuses = False
-        self._fdatasync = os.fdatasync
-        self._drops = drops
-        self.written_again: list[tuple[int, int]] = []
-
-        def watched(descriptor: int, begin: int, end: int) -> None:
-            self.written_again.append((begin, end))
-            write_again(descriptor, begin, end)
-
-        patch.setattr(os, "fdatasync", self._sync)
-        patch.setattr(journal_module, "write_again", watched)
-
-    def _sync(self, descriptor: int) -> None:
-        if not self.refuses:
-            return self._fdatasync(descriptor)
-        self.refuses = False
-        if self._drops:
-            path, length = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size
-            Path(path).write_bytes(bytes(length))
+def test_a_record_that_the_disk_may_not_forget_goes_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: int) -> None:
         raise OSError(errno.EIO, "the disk refuses")
 
-
-def test_what_a_failed_sync_left_out_is_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_segments: None
-) -> None:
-    disk = RefusingDisk(monkeypatch, drops=False)
     journal = Journal(tmp_path, 0)
+    journal.append(b"kept")
+    begin = journal.end
+    journal.append(b"taken back")
+    journal.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refused)
+        journal.take_back(begin)
+    before = inodes(tmp_path)
+    assert journal.is_doubted
+    journal.turn_over()
+    journal.append(b"next")
+    journal.sync()
+    assert not before.items() & inodes(tmp_path).items()
+    journal.close()
+    assert payloads_from(tmp_path) == [b"kept", b"next"]
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("short_segments")
+def test_what_a_failed_sync_left_out_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = RefusingDisk(monkeypatch)
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    journal = Journal(folder, 0)
     journal.append(PAYLOADS[0])
     journal.sync()
     durable = journal.durable
@@ -268,30 +275,91 @@ def test_what_a_failed_sync_left_out_is_written_again(
     disk.refuses = True
     with pytest.raises(OSError, match="refuses"):
         journal.sync()
-    assert journal.durable == durable
+    disk.refuses = False
+    assert journal.durable == durable and disk.lost(folder)
     journal.append(b"after")
-    end = journal.end
+    with pytest.raises(OSError, match="begin anew"):
+        journal.sync()
+    journal.turn_over()
+    journal.append(b"in another segment")
     journal.sync()
-    assert journal.durable == end and not journal.is_doubted
-    assert sum(high - low for low, high in disk.written_again) == end - durable
-    assert payloads_from(tmp_path) == [*PAYLOADS, b"after"]
-    disk.written_again.clear()
+    assert journal.durable == journal.end and not journal.is_doubted
+    assert not disk.lost(tmp_path)
+    assert payloads_from(folder) == [*PAYLOADS, b"after", b"in another segment"]
+    before = inodes(folder)
+    journal.turn_over()
     journal.append(b"more")
     journal.sync()
-    assert not disk.written_again
+    assert before.items() <= inodes(folder).items()
+    assert journal.total_bytes == sum(path.stat().st_size for path in folder.iterdir())
+    journal.close()
+
+
+def test_a_segment_that_was_deleted_does_not_come_back_when_it_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = RefusingDisk(monkeypatch)
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    journal = Journal(folder, 0)
+    journal.append(PAYLOADS[0])
+    disk.refuses = True
+    with pytest.raises(OSError, match="refuses"):
+        journal.sync()
+    disk.refuses = False
+    journal.turn_over()
+    make_anew = Journal._make_anew
+
+    def deleted_meanwhile(self: Journal, path: Path, data: bytes) -> None:
+        journal.discard(journal.end)
+        make_anew(self, path, data)
+
+    monkeypatch.setattr(Journal, "_make_anew", deleted_meanwhile)
+    journal.sync()
+    assert [path.name for path in folder.iterdir()] == [f"{journal.end:016x}"]
     journal.close()
 
 
 def test_what_the_kernel_has_dropped_is_not_called_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = RefusingDisk(monkeypatch, drops=True)
-    journal = Journal(tmp_path, 0)
+    disk = RefusingDisk(monkeypatch)
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    journal = Journal(folder, 0)
     journal.append(PAYLOADS[0])
     disk.refuses = True
-    for _ in range(3):
-        with pytest.raises(OSError):
+    with pytest.raises(OSError, match="refuses"):
+        journal.sync()
+    disk.refuses = False
+    (segment,) = folder.iterdir()
+    segment.write_bytes(bytes(segment.stat().st_size))
+    journal.turn_over()
+    for _ in range(2):
+        with pytest.raises(OSError, match="has lost"):
             journal.sync()
     journal.durable = journal.end  # a checkpoint has made up for it
     journal.append(PAYLOADS[1])
     journal.sync()
     assert journal.durable == journal.end
+    journal.close()
+
+
+def test_a_run_begins_by_making_anew_what_the_one_before_could_not_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = RefusingDisk(monkeypatch)
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    journal = Journal(folder, 0)
+    journal.append(PAYLOADS[0])
+    disk.refuses = True
+    with pytest.raises(OSError, match="refuses"):
+        journal.sync()
+    disk.refuses = False
+    end = journal.end
+    journal.close()
+    (tmp_path / "journal.new").write_bytes(b"half of a segment")
+    journal = Journal(folder, end, doubted=True)
+    assert not disk.lost(folder)
+    assert payloads_from(folder) == [PAYLOADS[0]]
+    assert [path.name for path in tmp_path.iterdir()] == ["journal"]
     journal.close()

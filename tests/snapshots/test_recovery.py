@@ -254,3 +254,32 @@ def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None
     with pytest.raises(LocalDamage, match="not a database") as caught:
         MetaStore(tmp_path / "data")
     assert "`syncer recover " in caught.value.hint
+
+
+async def test_an_old_segment_that_a_power_cut_brings_back_is_not_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name was deleted, and that was not durable; what came between it and the snapshot is gone."""
+    monkeypatch.setattr("syncer.meta.journal.SEGMENT_BYTES", 4096)
+    remote, rng, data = Remote(), random.Random(1), tmp_path / "data"
+    async with opened(data, remote) as peer:
+        peer.meta.database.kept_bytes = 1 << 30
+        for _ in range(30):
+            await peer.change(rng)
+        old = min((data / "journal").iterdir(), key=lambda path: path.name)
+        content = old.read_bytes()
+        for _ in range(2):
+            for _ in range(30):
+                await peer.change(rng)
+            await peer.publish()
+        peer.meta.commit()
+        peer.meta.database.discard_journal(peer.meta.database.committed_position)
+        for _ in range(20):
+            await peer.change(rng)
+        copy = crashed(peer, data, tmp_path / "copy")
+        expected = await peer.picture_as_read()
+    assert not (copy / "journal" / old.name).exists()
+    (copy / "journal" / old.name).write_bytes(content)
+    (copy / "meta.db").unlink()
+    await rebuilt(copy, remote.copy())
+    same(await seen(copy, remote.copy()), expected)

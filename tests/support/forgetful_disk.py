@@ -159,7 +159,8 @@ def _obey(disk: Disk, token: trio.lowlevel.TrioToken) -> None:
 class PowerCutDisk:
     """The folder `folder` on a disk whose power can be cut, any number of times. A context manager."""
 
-    def __init__(self, place: Path, size_bytes: int) -> None:
+    def __init__(self, place: Path, size_bytes: int, *, block_bytes: int = SECTOR_BYTES) -> None:
+        """*block_bytes*: of ext4."""
         self.folder = place / "disk"
         self._below = place / "below"
         self._memory = fast_folder()
@@ -172,7 +173,7 @@ class PowerCutDisk:
             file.truncate(size_bytes)
         options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
         subprocess.run(
-            ["mkfs.ext4", "-q", "-F", "-b", str(SECTOR_BYTES), "-m", "0", "-E", options, self._image], check=True
+            ["mkfs.ext4", "-q", "-F", "-b", str(block_bytes), "-m", "0", "-E", options, self._image], check=True
         )
 
     def __enter__(self) -> Self:

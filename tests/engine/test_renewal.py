@@ -1,0 +1,224 @@
+"""After the disk has refused something: nothing that a later fsync promises is in a file that may lack it."""
+
+import os
+import random
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from syncer.backends.memory import MemoryBackend
+from syncer.blocks import renewal as renewal_module
+from syncer.engine import Engine
+from tests.support.opened import create, opened
+from tests.support.refusing_disk import RefusingDisk
+
+LENGTH = 200_000
+SIZE = 4_000_000
+"""Of the file with an overlay: most of it is a hole."""
+PLACES = ("dirty", "cache", "journal")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> RefusingDisk:
+    monkeypatch.setattr("syncer.engine.CHECKPOINT_S", 1e9)
+    return RefusingDisk(monkeypatch)
+
+
+def lost(disk: RefusingDisk, data: Path) -> list[Path]:
+    return [path for place in PLACES for path in disk.lost(data / place)]
+
+
+async def made(engine: Engine, form: str, data: bytes) -> tuple[int, int, int]:
+    """(inode, handle, where its bytes begin) of a file with *data* in that form."""
+    number, handle = create(engine, b"f")
+    offset = 0
+    if form == "overlay":
+        engine.file_system.setattr(number, size=SIZE)
+        offset = SIZE // 2
+    for begin in range(0, len(data), 100_000):
+        await engine.file_system.write(handle, offset + begin, data[begin : begin + 100_000])
+    if form == "cache":
+        await engine.sealer.seal_quiet(0.0)
+    return number, handle, offset
+
+
+async def refused(engine: Engine, handle: int, disk: RefusingDisk) -> None:
+    disk.refuses = True
+    with pytest.raises(OSError, match="refuses"):
+        await engine.file_system.fsync(handle)
+    disk.refuses = False
+
+
+def is_accounted(engine: Engine) -> bool:
+    files = [path.stat().st_blocks * 512 for path in engine.store.dirty.paths()]
+    return engine.store.dirty.total_bytes == sum(files)
+
+
+@pytest.mark.parametrize("form", ["content", "tail", "overlay", "cache"])
+async def test_what_was_refused_is_promised_in_another_file(tmp_path: Path, disk: RefusingDisk, form: str) -> None:
+    data = random.Random(1).randbytes(1000 if form == "content" else LENGTH)
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote, upload_delay_s=1e9) as engine:
+        number, handle, offset = await made(engine, form, data)
+        used = engine.store.budget.used_bytes
+        await refused(engine, handle, disk)
+        assert lost(disk, tmp_path)
+        await engine.file_system.fsync(handle)
+        assert not lost(disk, tmp_path)
+        assert await engine.file_system.read(handle, offset, LENGTH) == data
+        assert is_accounted(engine)
+        assert abs(engine.store.budget.used_bytes - used) < 100_000, "a hole of the overlay has become bytes"
+        disk.synced.clear()
+        files = {path: path.stat().st_ino for place in ("dirty", "cache") for path in (tmp_path / place).rglob("*")}
+        await engine.file_system.write(handle, offset + 10, b"more")
+        await engine.file_system.fsync(handle)
+        assert all(path.stat().st_ino == inode for path, inode in files.items()), "it is made anew once"
+        shutil.copytree(tmp_path, f"{tmp_path}.killed")
+    async with opened(Path(f"{tmp_path}.killed"), remote, upload_delay_s=1e9) as engine:
+        handle = engine.file_system.open(number, os.O_RDONLY)
+        assert await engine.file_system.read(handle, offset, LENGTH) == data[:10] + b"more" + data[14:]
+
+
+def while_copied(patch: pytest.MonkeyPatch, action: Callable[[], Awaitable[None]]) -> None:
+    """Have *action* done by the event loop once the first file that is made anew has been copied."""
+    fill, actions = renewal_module._Copy.fill, [action]
+
+    def watched(copy: renewal_module._Copy) -> None:
+        fill(copy)
+        if actions:
+            trio.from_thread.run(actions.pop())
+
+    patch.setattr(renewal_module._Copy, "fill", watched)
+
+
+@pytest.mark.parametrize("form", ["tail", "overlay"])
+async def test_writes_and_fsyncs_that_come_meanwhile_are_of_the_new_file(
+    tmp_path: Path, disk: RefusingDisk, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    data = random.Random(1).randbytes(LENGTH)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine, trio.open_nursery() as nursery:
+        number, handle, offset = await made(engine, form, data)
+        await refused(engine, handle, disk)
+        (dirty,) = engine.meta.extents.dirty_files(engine.meta.inodes.need(number))
+        path = engine.store.dirty.path(dirty)
+        synced: list[bool] = []
+
+        async def fsync() -> None:
+            disk.synced.clear()
+            await engine.file_system.fsync(handle)
+            synced.append(path.stat().st_ino in disk.synced)
+
+        async def meanwhile() -> None:
+            await engine.file_system.write(handle, offset + LENGTH, b"more")
+            nursery.start_soon(fsync)
+            while engine.durability._next is None:
+                await trio.lowlevel.checkpoint()
+
+        while_copied(monkeypatch, meanwhile)
+        await engine.file_system.fsync(handle)
+        with trio.fail_after(10):
+            while not synced:
+                await trio.lowlevel.checkpoint()
+        assert synced == [True]
+        assert not lost(disk, tmp_path)
+        assert is_accounted(engine)
+        assert await engine.file_system.read(handle, offset, LENGTH + 4) == data + b"more"
+        assert path.read_bytes().endswith(b"more")
+
+
+async def test_a_tail_that_becomes_a_block_meanwhile_is_made_anew_as_one(
+    tmp_path: Path, disk: RefusingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random.Random(1).randbytes(LENGTH)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, _ = await made(engine, "tail", data)
+        await refused(engine, handle, disk)
+        engine.store.dirty.promised.clear()  # otherwise it is made anew before it moves
+
+        async def meanwhile() -> None:
+            engine.tails.seal(engine.meta.inodes.need(number))
+
+        while_copied(monkeypatch, meanwhile)
+        await engine.file_system.fsync(handle)
+        assert not lost(disk, tmp_path)
+        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        assert disk.is_synced(block)
+        assert await engine.file_system.read(handle, 0, LENGTH) == data
+
+
+async def test_a_promised_tail_is_made_anew_before_it_becomes_a_block(tmp_path: Path, disk: RefusingDisk) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, _ = await made(engine, "tail", random.Random(1).randbytes(LENGTH))
+        await engine.file_system.fsync(handle)
+        await engine.file_system.write(handle, LENGTH, b"more")
+        await refused(engine, handle, disk)
+        engine.tails.seal(engine.meta.inodes.need(number))
+        assert not lost(disk, tmp_path)
+        assert is_accounted(engine)
+
+
+async def test_a_refusal_that_no_fsync_has_met_counts_as_well(tmp_path: Path, disk: RefusingDisk) -> None:
+    """A tail is synced by who cuts it; the kernel tells of a failure once."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, _ = await made(engine, "tail", random.Random(1).randbytes(LENGTH))
+        await engine.file_system.fsync(handle)
+        await engine.file_system.write(handle, LENGTH, b"more")
+        disk.refuses = True
+        with pytest.raises(OSError, match="refuses"):
+            engine.tails.seal(engine.meta.inodes.need(number))
+        disk.refuses = False
+        assert lost(disk, tmp_path)
+        await engine.file_system.fsync(handle)
+        assert not lost(disk, tmp_path)
+
+
+async def test_a_block_that_the_kernel_has_dropped_is_no_lie(tmp_path: Path, disk: RefusingDisk) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        _, handle, _ = await made(engine, "cache", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        whole = block.read_bytes()
+        block.write_bytes(bytes(len(whole)))
+        for _ in range(2):
+            with pytest.raises(OSError, match="has lost what the disk did not take"):
+                await engine.file_system.fsync(handle)
+        assert not list((tmp_path / "cache" / "incoming").iterdir())
+        block.write_bytes(whole)
+        await engine.file_system.fsync(handle)
+        assert not lost(disk, tmp_path)
+
+
+async def test_a_checkpoint_ends_the_doubt(tmp_path: Path, disk: RefusingDisk) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        await made(engine, "cache", random.Random(1).randbytes(LENGTH))
+        number, handle = create(engine, b"another")
+        await engine.file_system.write(handle, 0, random.Random(2).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        await engine.file_system.write(handle, LENGTH, b"more")
+        note = tmp_path / "doubted"
+        assert note.exists()
+        await engine.checkpoint()
+        assert not lost(disk, tmp_path)
+        assert not note.exists()
+        assert not engine.store.renewal.failures and not engine.meta.database.is_doubted
+        path = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
+        inode_below = path.stat().st_ino
+        await engine.file_system.fsync(handle)
+        assert path.stat().st_ino == inode_below
+
+
+async def test_what_has_no_room_to_be_made_anew_stays_in_doubt(
+    tmp_path: Path, disk: RefusingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal_module, "RESERVE_S", 0.01)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        _, handle, _ = await made(engine, "overlay", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        engine.store.budget.on_pressure = lambda: None  # nothing is sealed instead
+        with engine.store.budget.hold(engine.settings.budget_bytes), pytest.raises(OSError, match="budget"):
+            await engine.file_system.fsync(handle)
+        await engine.file_system.fsync(handle)
+        assert not lost(disk, tmp_path)
