@@ -26,7 +26,7 @@ from syncer.snapshots.build import (
     listed_indexes,
     newest_snapshots,
 )
-from syncer.snapshots.reading import read_format, read_record
+from syncer.snapshots.reading import read_format, read_record, read_snapshot
 from syncer.snapshots.records import (
     FORMAT_KEY,
     VERSION,
@@ -287,7 +287,7 @@ async def newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerRecor
         if record is None or not record.after:
             return None
         place = record.after[0]
-    return await _read_snapshot(backend, *place)
+    return (await read_snapshot(backend, PeerId(place[0]), place[1]))[0]
 
 
 async def _newest_seq(backend: Backend, peer: int) -> int:
@@ -298,14 +298,6 @@ async def _newest_seq(backend: Backend, peer: int) -> int:
         if await _is_there(backend, snapshot_key(peer, seq)):
             newest = seq
     return newest
-
-
-async def _read_snapshot(backend: Backend, peer: int, seq: int) -> SnapshotRecord:
-    key = snapshot_key(peer, seq)
-    snapshot = await read_record(backend, key, SnapshotRecord)
-    if (snapshot.peer, snapshot.seq) != (peer, seq):
-        raise ObjectCorrupt(f"{key} is another snapshot")
-    return snapshot
 
 
 async def _become_peer(
