@@ -264,7 +264,8 @@ async def _opened(
         meta = MetaStore(data)
         try:
             wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
-            membership = await (visit(meta, backend) if visiting else join(meta, backend, wish))
+            with backend.not_waiting_for_a_server():
+                membership = await (visit(meta, backend) if visiting else join(meta, backend, wish))
             recovery.note_peer(data, meta)
         except BaseException:
             meta.close()
@@ -377,12 +378,13 @@ def offline_travel(
     progress: Callable[[Progress], None],
     *,
     visiting: bool = False,
+    timeout_s: float | None = None,
 ) -> dict[str, Any]:
     """The answer to a question to history (timetravel.py) of a DATA that is not mounted. The caller holds its lock.
 
     *visiting*: DATA is new, and only looks at the repository.
 
-    Raises: SyncerError.
+    Raises: DeadlinePassed: not within *timeout_s*; SyncerError.
     """
 
     async def ask() -> dict[str, Any]:
@@ -392,9 +394,12 @@ def offline_travel(
         async with opening as (engine, membership):
             if membership.read_only_reason and not timetravel.only_looks(what, arguments):
                 raise WrongRepository(membership.read_only_reason)
-            found = await timetravel.answer(
-                engine, what, arguments, lambda done, total: progress(Progress(done, total)), released=True
-            )
+            with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
+                found = await timetravel.answer(
+                    engine, what, arguments, lambda done, total: progress(Progress(done, total)), released=True
+                )
+            if scope.cancelled_caught:
+                raise control.flush_late(timeout_s or 0)
             if what == "restore":
                 await engine.put_down(PUT_DOWN_S)
             return found

@@ -21,6 +21,7 @@ import json
 import logging
 import math
 import os
+import select
 import socket
 import struct
 import time
@@ -167,7 +168,7 @@ class _Conversation:
         import trio
 
         with contextlib.suppress(trio.BrokenResourceError):  # the client left: nobody is there to be told
-            while (line := await self._line()) is not None:
+            while (line := await self._line()) is not None and not self._has_left():
                 await self._send(await self._answer(line))
 
     async def _answer(self, line: bytes) -> dict[str, object]:
@@ -240,6 +241,13 @@ class _Conversation:
             raise failure
         await self._send({"progress": asdict(latest)})
         return results[0]
+
+    def _has_left(self) -> bool:
+        """Whether the client has hung up. Requests wait while this process is stopped, and clients do not: who was told
+        that nobody answers must not find the mount ended, or something restored, some time later."""
+        poller = select.poll()
+        poller.register(self._stream.socket.fileno(), select.POLLRDHUP)
+        return bool(poller.poll(0))
 
     async def _line(self) -> bytes | None:
         """The next request, or None at the end of the connection or for one that is absurdly long."""
@@ -326,11 +334,15 @@ class Client:
         self._ask("flush", progress, timeout_s)
 
     def travel(
-        self, what: str, arguments: dict[str, object], progress: Callable[[Progress], None] = lambda progress: None
+        self,
+        what: str,
+        arguments: dict[str, object],
+        progress: Callable[[Progress], None] = lambda progress: None,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """The mount's answer to a question to history (timetravel.py). Raises: as `flush`."""
         items: list[object] = []
-        result: dict[str, Any] = self._ask("travel", progress, None, items, {"what": what, "with": arguments})
+        result: dict[str, Any] = self._ask("travel", progress, timeout_s, items, {"what": what, "with": arguments})
         return {**result, "items": items}
 
     def stop(self) -> None:

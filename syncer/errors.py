@@ -114,6 +114,10 @@ class RemoteUnreachable(BackendError):
     retry = True
 
 
+class NobodyListens(RemoteUnreachable):
+    """The host is there, and refuses the connection: no server runs on that port. It may be started again."""
+
+
 class RemoteFull(BackendError):
     """The remote has no room (ENOSPC, EDQUOT, a quota answer)."""
 

@@ -7,7 +7,7 @@ an engine of its own the same way. Names are text with the bytes that are no UTF
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
 from typing import TypeVar
@@ -19,7 +19,7 @@ from syncer.errors import SyncerError, UsageError
 from syncer.fs.restoring import Request, refusal
 from syncer.snapshots.diff import Change, compare, stat_of
 from syncer.snapshots.history import Place, Snapshot
-from syncer.snapshots.listing import deleted, news_of
+from syncer.snapshots.listing import CompareNow, deleted, news_of
 from syncer.snapshots.live import LiveTree
 from syncer.snapshots.naming import snapshot_names
 from syncer.snapshots.nodes import Entry
@@ -180,7 +180,7 @@ async def _list(engine: Engine, question: ListQuestion) -> dict[str, object]:
     path = os.fsencode(question.path).strip(b"/")
     found: list[tuple[Mapping[str, object], Mapping[str, object]]]
     if question.deleted:
-        gone = await deleted(engine.history, path, chosen)
+        gone = await deleted(engine.history, path, chosen, _compare_now(engine) if question.until_ns is None else None)
         found = [(_one(item.snapshot, names), {"path": os.fsdecode(item.path), **_entry(item.entry)}) for item in gone]
     elif path:
         past = await versions(engine.history, path, chosen)
@@ -193,6 +193,17 @@ async def _list(engine: Engine, question: ListQuestion) -> dict[str, object]:
             for shot in chosen
         ]
     return {"items": [{**snapshot, **more} for snapshot, more in found]}
+
+
+def _compare_now(engine: Engine) -> CompareNow | None:
+    """What compares a snapshot with the live tree; None where there is none, because the repository is only visited."""
+    if not (engine.meta.peer or engine.meta.snapshots.is_built()):
+        return None
+
+    async def compare_now(snapshot: Snapshot, path: bytes) -> Sequence[Change]:
+        return await engine.publisher.examine(partial(_changes, engine, snapshot, None, path)) or ()
+
+    return compare_now
 
 
 NO_NEWS: Mapping[str, object] = {"new_bytes": None, "changes": None}

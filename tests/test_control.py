@@ -73,6 +73,8 @@ class Mount:
     async def travel(
         self, what: str, arguments: dict[str, Any], progress: Callable[[Progress], None]
     ) -> dict[str, Any]:
+        if what == "snapshot":
+            await self.flush(progress)
         return {"what": what, **arguments, "items": list(range(1200))}
 
     async def flush(self, progress: Callable[[Progress], None]) -> None:
@@ -183,11 +185,19 @@ async def test_a_flush_does_not_return_before_it_is_done(tmp_path: Path) -> None
         await returned.wait()
 
 
-async def test_a_flush_that_takes_too_long_gives_up_and_is_cancelled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda client: client.flush(lambda _: None, timeout_s=0.5),
+        lambda client: client.travel("snapshot", {}, timeout_s=0.5),
+    ],
+    ids=["flush", "snapshot"],
+)
+async def test_what_takes_too_long_gives_up_and_is_cancelled(tmp_path: Path, wait: Callable[[Client], object]) -> None:
     async with serving(tmp_path) as mount:
         start = time.monotonic()
         with pytest.raises(DeadlinePassed, match=r"within 0\.5 s"):
-            await ask(tmp_path, lambda client: client.flush(lambda _: None, timeout_s=0.5))
+            await ask(tmp_path, wait)
         assert 0.4 < time.monotonic() - start < 5
         await mount.cancelled.wait()
         assert await ask(tmp_path, lambda client: client.status()) == STATUS
@@ -297,6 +307,18 @@ async def test_a_defect_in_a_request_is_reported_logged_and_survived(
 async def test_stop_reaches_the_mount(tmp_path: Path) -> None:
     async with serving(tmp_path) as mount:
         await ask(tmp_path, lambda client: client.stop())
+        assert mount.stopped.is_set()
+
+
+async def test_a_stop_whose_sender_has_given_up_is_not_carried_out(tmp_path: Path) -> None:
+    """It waited in the socket while the mount was stopped, and `umount` has said that nobody answers."""
+    async with serving(tmp_path) as mount:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(os.fsencode(tmp_path / "control.sock"))
+            connection.sendall(b'{"do": "stop"}\n')  # the server has not run since: nothing was awaited
+        assert await ask(tmp_path, Client.status) == STATUS
+        assert not mount.stopped.is_set()
+        await ask(tmp_path, Client.stop)
         assert mount.stopped.is_set()
 
 

@@ -17,7 +17,17 @@ from scripts.benchmark.passthrough import Passthrough
 from scripts.benchmark.peers import JuiceFs, Rclone, S3fs, Sshfs
 from scripts.benchmark.results import Report, Table
 from scripts.benchmark.rows import FULL, QUICK, table_rows
-from scripts.benchmark.sections import cold_remote, concurrent, copy_in, cutter, first_byte, insert, scale, uploading
+from scripts.benchmark.sections import (
+    cold_remote,
+    concurrent,
+    copy_in,
+    cutter,
+    first_byte,
+    insert,
+    publish,
+    scale,
+    uploading,
+)
 from scripts.benchmark.settings import Settings
 from scripts.benchmark.syncer_mount import Syncer
 from scripts.benchmark.systems import PlainDirectory, System
@@ -33,9 +43,10 @@ SECTIONS: dict[str, Callable[[Settings], Table]] = {
     concurrent.KEY: concurrent.measure,
     uploading.KEY: uploading.measure,
     scale.KEY: scale.measure,
+    publish.KEY: publish.measure,
     cutter.KEY: cutter.measure,
 }
-OF_SYNCER = (first_byte.KEY, cold_remote.KEY, uploading.KEY, scale.KEY)
+OF_SYNCER = (first_byte.KEY, cold_remote.KEY, uploading.KEY, scale.KEY, publish.KEY)
 """Sections that make no sense without syncer."""
 WORKLOADS = tuple(row.key for row in table_rows(FULL))
 
@@ -108,6 +119,7 @@ def command(
       concurrent   eight processes against one
       uploading    local reads and look-ups while uploading
       scale        a thousand files against a million, a huge directory, a huge file
+      publish      a snapshot after one change among a million files
       cutter       the C extension alone
 
     \b

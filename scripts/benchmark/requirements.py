@@ -100,6 +100,12 @@ REQUIREMENTS: tuple[Requirement, ...] = (
         )
     ),
     *_of_scale(),
+    *(Requirement(table="publish", column="whole", row=row, limit=1000) for row in ("touch", "crowd")),
+    *(
+        Requirement(table="publish", column="whole", row=f"{row}-bytes", limit=200e3 / 2**10)
+        for row in ("touch", "crowd")
+    ),
+    Requirement(table="publish", column="whole", row="stall", limit=50),
     Requirement(table="cutter", row="random", limit=1.5, column="native"),
 )
 

@@ -4,15 +4,16 @@ Used by the composition root around every remote. It knows nothing of how a remo
 an error says of itself (`SyncerError.retry`).
 """
 
+import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Self, TypeVar
 
 import trio
 
 from syncer.backends.base import Backend, ObjectInfo, check_range
-from syncer.errors import BackendError, RemoteUnreachable
+from syncer.errors import BackendError, NobodyListens, RemoteUnreachable
 
 T = TypeVar("T")
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SLOWEST_BYTES_PER_S = 32 * 1024
 """A line slower than this (about a quarter of a megabit) counts as broken; a faster one gets the time it needs."""
+REFUSED_S = 2.0
 
 
 class RetryingBackend(Backend):
@@ -52,6 +54,17 @@ class RetryingBackend(Backend):
         self._total_s = total_s
         self._first_delay_s = first_delay_s
         self._longest_delay_s = longest_delay_s
+        self._refused_s = float("inf")
+
+    @contextlib.contextmanager
+    def not_waiting_for_a_server(self) -> Iterator[None]:
+        """Within the block a server that refuses connections is believed after REFUSED_S: nobody has relied on it yet,
+        and whoever has mistyped its port wants to know."""
+        self._refused_s = REFUSED_S
+        try:
+            yield
+        finally:
+            self._refused_s = float("inf")
 
     async def put(self, key: str, data: bytes | memoryview) -> None:
         await self.repeat(f"put {key}", lambda: self._inner.put(key, data), moved_bytes=memoryview(data).nbytes)
@@ -82,6 +95,7 @@ class RetryingBackend(Backend):
         """
         transfer_s = moved_bytes / SLOWEST_BYTES_PER_S
         end = trio.current_time() + self._total_s
+        refused_until = trio.current_time() + self._refused_s
         spare_s = transfer_s
         delay_s = self._first_delay_s
         while True:
@@ -98,7 +112,8 @@ class RetryingBackend(Backend):
             used_s = min(trio.current_time() - begin, spare_s)
             end, spare_s = end + used_s, spare_s - used_s
             pause_s = delay_s * random.uniform(0.5, 1.5)
-            if trio.current_time() + pause_s >= end:
+            final = refused_until if isinstance(failure, NobodyListens) else end
+            if trio.current_time() + pause_s >= min(end, final):
                 raise failure
             log.info("%s failed, next attempt in %.1f s: %s", what, pause_s, failure)
             await trio.sleep(pause_s)

@@ -9,6 +9,7 @@ from typing import IO
 
 import trio
 
+from syncer.backends.unreachable import unknown_host, unreachable
 from syncer.errors import BackendError, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 
 CONNECT_S = 10
@@ -16,6 +17,7 @@ SILENCE_S = 30
 """rsync itself gives up a daemon that says nothing for so long."""
 
 _VANISHED = 24
+_SOCKET_CODE = 10
 _REFUSED_CODES = {1, 2, 3, 4, 6}
 """Syntax, protocol or selection of files; and "daemon unable to append to log-file"."""
 _ERRNO = re.compile(r"^rsync: .*\((\d+)\)\s*$", re.MULTILINE)
@@ -124,6 +126,10 @@ def translate(name: str, code: int, said: str) -> BackendError:
         return ObjectMissing(message)
     if code in _REFUSED_CODES:
         return RemoteRefused(message)
+    if "getaddrinfo" in cause:
+        return unknown_host(name)
+    if code == _SOCKET_CODE and numbers:
+        return unreachable(name, OSError(min(numbers), os.strerror(min(numbers))))
     return RemoteUnreachable(message)
 
 

@@ -20,6 +20,7 @@ from botocore.config import Config
 from syncer.backends.base import Backend, ObjectInfo, check_key, check_prefix, check_range, resolve_range
 from syncer.backends.pages import Pages
 from syncer.backends.s3_ranges import SignedRanges
+from syncer.backends.unreachable import unreachable
 from syncer.errors import BackendError, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _translate(error: Exception, name: str, key: str) -> BackendError:
             | boto_errors.MetadataRetrievalError()
             | OSError()
         ):
-            return RemoteUnreachable(message)
+            return unreachable(name, error)
         case _:
             return RemoteRefused(message)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from syncer.backends.sftp_session import SessionRefused, SftpBroken, SftpError, SftpSession
+from syncer.backends.unreachable import unreachable
 from syncer.errors import BackendError, RemoteRefused, RemoteUnreachable
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class SessionPool:
                 # Seldom a single session: what cut it off has mostly cut off all of them.
                 self._drop(connection)
                 if fresh:
-                    raise RemoteUnreachable(f"{self._name}: {error or type(error).__name__}") from error
+                    raise unreachable(self._name, error) from error
             except BaseException:
                 self._drop(connection)
                 raise

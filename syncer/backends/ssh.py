@@ -26,6 +26,7 @@ from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from syncer.backends.known_hosts import KnownHosts, Trust, command_to_accept, fingerprint, listed_name
 from syncer.backends.sftp_session import SessionRefused, SftpBroken, SftpError, SftpSession
+from syncer.backends.unreachable import unreachable
 from syncer.errors import BackendError, RemoteRefused, RemoteUnreachable
 
 CONFIG_VARIABLE = "SYNCER_SSH_CONFIG"
@@ -105,7 +106,7 @@ class SshConnection:
         except paramiko.ChannelException as error:
             raise SessionRefused(f"{self._target} opens no more sessions") from error
         except _FAILURES as error:
-            raise _unreachable(self._target, error) from error
+            raise unreachable(str(self._target), error) from error
         try:
             channel.settimeout(ANSWER_S)
             channel.invoke_subsystem("sftp")
@@ -115,7 +116,7 @@ class SshConnection:
         except (*_FAILURES, SftpBroken, SftpError) as error:
             channel.close()
             if not self.alive or isinstance(error, TimeoutError):
-                raise _unreachable(self._target, error) from error
+                raise unreachable(str(self._target), error) from error
             raise RemoteRefused(
                 f"{self._target} offers no SFTP", hint="let its sshd_config have a line Subsystem sftp internal-sftp"
             ) from error
@@ -132,7 +133,7 @@ class SshConnection:
                 raise RemoteRefused(f"{self._target} may not be used as a jump host") from error
             raise RemoteUnreachable(f"{self._target} cannot reach {host}:{port}") from error
         except _FAILURES as error:
-            raise _unreachable(self._target, error) from error
+            raise unreachable(str(self._target), error) from error
 
     def close(self) -> None:
         """Break the connection: whoever waits on one of its sessions gets an error at once."""
@@ -179,7 +180,7 @@ def _connect(config: paramiko.SSHConfig, target: _Target, via: SshConnection | N
         raise
     except _FAILURES as error:
         _close_all(wire, via)
-        raise _unreachable(target, error) from error
+        raise unreachable(str(target), error) from error
 
 
 def _close_all(wire: "_Wire | None", via: SshConnection | None) -> None:
@@ -382,10 +383,6 @@ def _preferring(wanted: Sequence[str], offered: Sequence[str]) -> tuple[str, ...
     """*offered* in another order: what is *wanted* comes first."""
     first = [name for name in dict.fromkeys(wanted) if name in offered]
     return (*first, *(name for name in offered if name not in first))
-
-
-def _unreachable(target: _Target, error: BaseException) -> RemoteUnreachable:
-    return RemoteUnreachable(f"{target}: {error or type(error).__name__}")
 
 
 # --- streams ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,28 @@ def _check_percent(_ctx: click.Context, _parameter: click.Parameter, value: floa
     return value or 0.0
 
 
-@click.command("check", short_help="Verify DATA and the remote, and repair them.")
+class _Check(click.Command):
+    """Knows that what follows `--read-data` and is no number is not its percentage: click would take it for that."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ended = args.index("--") if "--" in args else len(args)
+        following = [*args[1:ended], ""]
+        said = [
+            f"{word}=100" if word == "--read-data" and not _is_number(after) else word
+            for word, after in zip(args[:ended], following, strict=True)
+        ]
+        return super().parse_args(ctx, [*said, *args[ended:]])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@click.command("check", cls=_Check, short_help="Verify DATA and the remote, and repair them.")
 @click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
 @click.option(
     "--read-data", "percent", is_flag=False, flag_value=100.0, type=float, metavar="[=PERCENT]",

@@ -1,24 +1,16 @@
 """`syncer flush`: come back when everything is on the remote, with or without a mount."""
 
-import math
 from pathlib import Path
 
 import click
 
 from syncer.cli.paths import untouched
-
-
-def _check_timeout(_ctx: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not 0 < value < math.inf:
-        raise click.BadParameter("give a number of seconds above 0")
-    return value
+from syncer.cli.timeout import timeout_option
 
 
 @click.command("flush", short_help="Wait until everything is on the remote.")
 @click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
-@click.option(
-    "--timeout", "timeout_s", type=float, metavar="S", callback=_check_timeout, help="Give up after S seconds."
-)
+@timeout_option
 def command(target: Path | None, timeout_s: float | None) -> None:
     """Upload whatever waits, and return when everything written before the command is on the remote.
 

@@ -97,6 +97,10 @@ def command(
 
     flags = {"allow_other": allow_other, "ro": read_only, "writeback": writeback}
     words = [*_words(options), *(word for word, given in flags.items() if given), *([SYNC + sync] if sync else [])]
+    if take_over and "ro" in words:
+        raise UsageError(
+            "--take-over makes this machine the writer, and --read-only forbids it to write", hint="give one of them"
+        )
     wish = _wish(places, config_file, "allow_other" in words)
     manner = Manner(
         options=tuple(words),

@@ -34,8 +34,11 @@ def place(path: str | None, data: Path | None) -> tuple[Path, str]:
     return mount.data, "" if found == mount.mountpoint else str(found.relative_to(mount.mountpoint))
 
 
-def ask(data: Path, what: str, question: dict[str, object]) -> dict[str, Any]:
-    """The answer of the mount of DATA, or of DATA itself where nothing is mounted. Raises: SyncerError."""
+def ask(data: Path, what: str, question: dict[str, object], timeout_s: float | None = None) -> dict[str, Any]:
+    """The answer of the mount of DATA, or of DATA itself where nothing is mounted.
+
+    Raises: DeadlinePassed: not within *timeout_s*; SyncerError.
+    """
     from syncer import config, datadir
     from syncer.cli.uploadbar import upload_bar
     from syncer.control import Client
@@ -49,6 +52,6 @@ def ask(data: Path, what: str, question: dict[str, object]) -> dict[str, Any]:
             with datadir.DataDirectory.open(data):
                 from syncer import app
 
-                return app.offline_travel(data, settings, what, question, progress)
+                return app.offline_travel(data, settings, what, question, progress, timeout_s=timeout_s)
         with client:
-            return client.travel(what, question, progress)
+            return client.travel(what, question, progress, timeout_s)

@@ -17,6 +17,7 @@ import trio
 from syncer.errors import ObjectCorrupt
 from syncer.fs.filesystem import METADATA_BYTES, FileSystem
 from syncer.fs.relinker import PART_BYTES, Relinker
+from syncer.fs.sinceplan import SincePlan
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
 from syncer.snapshots.diff import join_path
@@ -27,6 +28,7 @@ from syncer.snapshots.tree import iter_directory
 from syncer.values import ROOT_INODE, InodeNumber, TreeId, peer_of
 
 BATCH_ENTRIES = 256
+NEWER = "it was changed while this was under way, and is left; ask again to have it as it was"
 TOLD_AT_ONCE = 256
 """So many changes the kernel is told of together."""
 
@@ -57,6 +59,10 @@ class _InUse(Exception):
     """Somebody has the file open, and the kernel would not believe its new size."""
 
 
+class _Newer(Exception):
+    """Somebody has changed the file since it was planned what is to be done: in no snapshot is what it holds."""
+
+
 @dataclass(slots=True)
 class _Frame:
     """A directory whose names are being restored: its inode, what it was, and the names that are still to come."""
@@ -67,6 +73,16 @@ class _Frame:
     was_there: bool
     after: bytes = b""
     batch: deque[Entry] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Going:
+    """A name that is to go; *after*: the cookie of the last name in it that has been looked at."""
+
+    parent: int
+    name: bytes
+    path: bytes
+    after: int = 0
 
 
 class Restorer:
@@ -80,21 +96,26 @@ class Restorer:
         snapshot: Snapshot,
         *,
         pace: Callable[[], Awaitable[None]],
+        planned_ns: int,
         elsewhere: bool,
         delete: bool,
     ) -> None:
-        """*pace* is awaited now and then. *elsewhere*: what is made are copies, with inode numbers of their own.
+        """*pace* is awaited now and then. *planned_ns*: when the plan was begun, by the clock that inodes are stamped
+        with; files changed since are left. *elsewhere*: what is made are copies, with inode numbers of their own.
         *delete*: what the past does not know is removed."""
         self._fs = file_system
         self._meta = meta
         self._history = history
         self._snapshot = snapshot
         self._pace = pace
+        self._since = SincePlan(planned_ns)
         self._elsewhere = elsewhere
         self._delete = delete
         self._content = Relinker(file_system, meta, history)
         self._numbers: dict[int, int] = {}
         """Of inodes with several names: which one stands for it now."""
+        self._to_make: set[bytes] = set()
+        """Paths of steps that make something and have not begun yet."""
         self._entries: list[tuple[int, bytes]] = []
         self._inodes: set[int] = set()
         self.outcome = Outcome()
@@ -106,13 +127,15 @@ class Restorer:
             SyncerError: nodes of the snapshot's trees cannot be had. What was restored until then stays.
             OSError: ENOSPC.
         """
+        self._to_make = {step.path for step in steps if step.wanted is not None and not step.shallow}
         try:
             for step in steps:
                 if step.wanted is not None and not step.shallow:
+                    self._to_make.discard(step.path)
                     await self._put(await self._parent_of(step), step.name, step.wanted, step.path)
             for step in steps:  # after what takes the place of another name, so that as much as possible can be moved
                 if step.wanted is None:
-                    await self._remove(await self._parent_of(step), step.name)
+                    await self._remove(await self._parent_of(step), step.name, step.path)
             for step in steps:  # last, because all of that has changed the times of directories
                 if step.wanted is not None and step.shallow:
                     await self._dress_directory(step, step.wanted)
@@ -197,6 +220,8 @@ class Restorer:
             self._trouble(path, "a directory that is not empty is in its place")
         except _InUse:
             self._trouble(path, "somebody has it open, and the kernel collects writes to it (--writeback)")
+        except _Newer:
+            self._trouble(path, NEWER)
         except ObjectCorrupt as error:
             self._trouble(path, str(error))
         return None
@@ -213,7 +238,7 @@ class Restorer:
         if found is not None and found.is_directory:
             return _Frame(found.number, path, wanted, was_there=True)
         if found is not None:
-            await self._make_way(parent, name, found)
+            await self._make_way(parent, name, found, path)
         self._make_directory(parent, name, wanted)
         made = self._meta.names.lookup(parent, name)
         assert made is not None
@@ -245,18 +270,34 @@ class Restorer:
         if not self._delete or self._elsewhere or self._meta.names.lookup(parent, name) is not None:
             return
         inode = self._meta.inodes.get(wanted.inode)
-        if inode is None or not inode.nlink or S_IFMT(inode.mode) != S_IFMT(wanted.mode):
+        if inode is None or not inode.nlink or S_IFMT(inode.mode) != S_IFMT(wanted.mode) or self._since.is_newer(inode):
             return
         for place, called in self._meta.names.parents(wanted.inode):
-            if await self._is_home(wanted.inode, place, called):
+            if not await self._may_leave(wanted.inode, place, called):
                 continue
             try:
                 self._fs.names.rename(place, called, parent, name, replace=False)
             except OSError:  # into itself, or somebody was faster: then it is made anew
                 return
+            self._since.own(wanted.inode)
             self._note(place, called, wanted.inode)
             self._note(parent, name, wanted.inode)
             return
+
+    async def _may_leave(self, number: int, parent: int, name: bytes) -> bool:
+        """Whether the inode need not stand for the name: the snapshot has no such name, or it is still to be made.
+
+        What looks as it did under that name was not planned to be made again, whatever its number was.
+        """
+        above = self._meta.names.path(parent)
+        if above is None:
+            return True
+        path = join_path(above, name)
+        found = await self._history.lookup(self._snapshot, path)
+        if found is None or found.inode == number:
+            return found is None
+        parts = path.split(b"/")
+        return any(b"/".join(parts[:end]) in self._to_make for end in range(1, len(parts) + 1))
 
     async def _is_home(self, number: int, parent: int, name: bytes) -> bool:
         """Whether the snapshot has the inode under this name too."""
@@ -282,11 +323,12 @@ class Restorer:
         shared = await self._living(wanted)
         found = self._meta.names.lookup(parent, name)
         if found is not None and self._meta.inodes.need(found).is_directory:
-            await self._make_way(parent, name, self._meta.inodes.need(found))
+            await self._make_way(parent, name, self._meta.inodes.need(found), path)
         if self._gone(parent, path):
             return
         # ATOMIC: the name is there with its content, unless that is long.
         self._content.check_blocks(parts or ())
+        shared = self._check_not_newer(self._meta.names.lookup(parent, name), shared)
         number = self._inode_at(parent, name, wanted, shared)
         if parts is not None and not self._content.is_linked(number, parts, wanted.size):
             self._check_resizable(number)
@@ -297,6 +339,22 @@ class Restorer:
         self._dress(number, wanted)
         if is_regular and self._content.is_damaged(number):
             self._trouble(path, "bytes of it are damaged on the remote, and cannot be read")
+
+    def _check_not_newer(self, found: int | None, shared: int | None) -> int | None:
+        """Nothing that others have changed since the plan is replaced: neither what a name has *found*, nor an inode
+        that is *shared* with other names. Returns the latter, None if it has no name and is better left to its writer.
+
+        Raises: _Newer.
+        """
+        inode = None if shared is None else self._meta.inodes.get(shared)
+        if inode is not None and self._since.is_newer(inode):
+            if inode.nlink:
+                raise _Newer
+            shared = None
+        inode = None if found is None else self._meta.inodes.need(found)
+        if inode is not None and self._since.is_newer(inode):
+            raise _Newer
+        return shared
 
     def _check_resizable(self, number: int) -> None:
         """See to it that the kernel will believe the size that the file gets. Raises: _InUse."""
@@ -341,7 +399,7 @@ class Restorer:
                 return found.number
             if found.is_directory:
                 raise _InTheWay  # made meanwhile
-            self._fs.unlink(parent, name)
+            self._unlink(parent, name, found.number)
             self._note(parent, name, found.number)
         now = time.time_ns()
         if shared is not None and self._meta.inodes.get(shared) is not None:
@@ -353,23 +411,38 @@ class Restorer:
             self._meta.names.create(
                 *(parent, name, number, wanted.mode, wanted.uid, wanted.gid, wanted.rdev, wanted.target, now)
             )
-        if wanted.nlink > 1:
-            self._numbers[wanted.inode] = number
+        self._remember(number, wanted)
         self._note(parent, name, number)
         self.outcome.made += 1
         return number
 
     def _changed(self, number: int, wanted: Entry) -> None:
         self._inodes.add(number)
-        if wanted.nlink > 1:
-            self._numbers[wanted.inode] = number
+        self._remember(number, wanted)
         self.outcome.changed += 1
 
-    async def _make_way(self, parent: int, name: bytes, found: Inode) -> None:
-        """Remove what stands where something of another type was. Raises: _InTheWay."""
+    def _remember(self, number: int, wanted: Entry) -> None:
+        """What stands for *wanted* now, if it may be met again under another name."""
+        if wanted.nlink > 1:
+            self._numbers[wanted.inode] = number
+        if wanted.nlink > 1 or self._meta.inodes.need(number).nlink > 1:
+            self._since.own(number)
+
+    def _unlink(self, parent: int, name: bytes, number: int) -> None:
+        self._fs.unlink(parent, name)
+        inode = self._meta.inodes.get(number)
+        if inode is not None and inode.nlink:
+            self._since.own(number)
+
+    async def _make_way(self, parent: int, name: bytes, found: Inode, path: bytes) -> None:
+        """Remove what stands where something of another type was. Raises: _InTheWay, _Newer."""
         if found.is_directory and not self._delete and not self._meta.names.is_empty(found.number):
             raise _InTheWay
-        await self._remove(parent, name)
+        if self._since.is_newer(found):
+            raise _Newer
+        await self._remove(parent, name, path)
+        if self._meta.names.lookup(parent, name) is not None:
+            raise _InTheWay  # something in it is newer, and was named
 
     def _dress(self, number: int, wanted: Entry) -> None:
         """Give an inode the attributes it had. ATOMIC."""
@@ -399,27 +472,40 @@ class Restorer:
             after = entries[-1].cookie
             for name in [entry.name for entry in entries]:
                 if await self._history.child(frame.wanted, name) is None:
-                    await self._remove(frame.number, name)
+                    await self._remove(frame.number, name, join_path(frame.path, name))
 
-    async def _remove(self, parent: int, name: bytes) -> None:
-        """Remove a name with everything below it."""
-        waiting = [(parent, name)]
+    async def _remove(self, parent: int, name: bytes, path: bytes) -> None:
+        """Remove a name with everything below it, but for files that others have changed since the plan."""
+        waiting = [_Going(parent, name, path)]
         while waiting:
             await self._breathe(0)
-            parent, name = waiting[-1]
-            found = self._meta.names.lookup(parent, name)
+            going = waiting[-1]
+            found = self._meta.names.lookup(going.parent, going.name)
             inode = None if found is None else self._meta.inodes.need(found)
-            if inode is None:
-                waiting.pop()
+            inside = []
+            if inode is not None and inode.is_directory:
+                inside = self._meta.names.entries(inode.number, going.after, BATCH_ENTRIES)
+            if inode is not None and inside:
+                going.after = inside[-1].cookie
+                waiting += [_Going(inode.number, each.name, join_path(going.path, each.name)) for each in inside]
                 continue
-            inside = self._meta.names.entries(inode.number, 0, BATCH_ENTRIES) if inode.is_directory else []
-            if inside:
-                waiting.extend((inode.number, entry.name) for entry in inside)
-                continue
-            (self._fs.rmdir if inode.is_directory else self._fs.unlink)(parent, name)
-            self._note(parent, name, inode.number)
-            self.outcome.removed += 1
+            if inode is not None:
+                self._remove_one(going, inode)
             waiting.pop()
+
+    def _remove_one(self, going: "_Going", inode: Inode) -> None:
+        """ATOMIC: remove a file, or a directory if nothing was left in it."""
+        if inode.is_directory:
+            if not self._meta.names.is_empty(inode.number):
+                return  # what it holds was named
+            self._fs.rmdir(going.parent, going.name)
+        elif self._since.is_newer(inode):
+            self._trouble(going.path, NEWER)
+            return
+        else:
+            self._unlink(going.parent, going.name, inode.number)
+        self._note(going.parent, going.name, inode.number)
+        self.outcome.removed += 1
 
     # --- others --------------------------------------------------------------------------------------------------
 

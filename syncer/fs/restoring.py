@@ -1,6 +1,7 @@
 """Restoring as the user asks for it: the snapshot before, the plan, the work, the report. One at a time."""
 
 import errno
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from stat import S_ISDIR
@@ -112,13 +113,14 @@ class Restoring:
             )
         if not request.dry_run and request.snapshot_first:
             await self._snapshot_first()
+        planned_ns = time.time_ns()
         plan, planned = await self._publisher.examine(lambda live: self._plan(live, request, wanted))
         report = Report(planned=planned, left=plan.left)
         if request.dry_run:
             return report
         head = self._meta.snapshots.head()
         report.before = None if head is None else (head.peer, head.seq)
-        await self._work(request, plan, report)
+        await self._work(request, plan, planned_ns, report)
         return report
 
     async def _snapshot_first(self) -> None:
@@ -138,10 +140,11 @@ class Restoring:
                 hint="--no-snapshot restores without one, for good",
             ) from error
 
-    async def _work(self, request: Request, plan: Plan, report: Report) -> None:
+    async def _work(self, request: Request, plan: Plan, planned_ns: int, report: Report) -> None:
         restorer = Restorer(
             *(self._fs, self._meta, self._history, request.snapshot),
             pace=self._pace,
+            planned_ns=planned_ns,
             elsewhere=request.to is not None,
             delete=request.delete,
         )

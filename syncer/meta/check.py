@@ -79,6 +79,8 @@ class CheckReader:
 
     def _ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
+            if self._connection.in_transaction:  # the end of the last question was interrupted, too
+                self._connection.execute("ROLLBACK")
             self._connection.execute("BEGIN")
             try:
                 return work(self._connection)

@@ -8,8 +8,8 @@ on the event loop's thread but `load`, which is for worker threads.
 import contextlib
 import itertools
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from stat import S_ISDIR
 from typing import TypeVar
@@ -18,16 +18,17 @@ import msgspec
 import trio
 
 from syncer.backends.base import Backend
+from syncer.backends.together import for_each
 from syncer.blocks.store import BlockStore
 from syncer.errors import DeadlinePassed, ObjectCorrupt, ObjectMissing, SyncerError
 from syncer.meta.blocktable import Block
 from syncer.meta.extents import Extent
 from syncer.meta.snapshottable import KnownSnapshot
+from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.extenttree import iter_extents
-from syncer.snapshots.nodes import Entry, Load, Node, decode_node
-from syncer.snapshots.reading import listed_places, read_bounded, read_index
+from syncer.snapshots.nodes import Entry, Load, Node
+from syncer.snapshots.reading import listed_places, read_index, read_snapshot
 from syncer.snapshots.records import (
-    OBJECT_MAX_BYTES,
     PackListing,
     SnapshotRecord,
     decode,
@@ -47,8 +48,6 @@ LISTED = "snapshots_listed"
 """Key of the state, see `History.was_listed`."""
 REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
-DECODED_BYTES = 2 * 1024 * 1024
-"""So much of nodes, as they are encoded, is kept decoded, which takes five to ten times as much."""
 READ_AT_ONCE = 100
 """So many snapshots are read before other tasks have their turn: half a millisecond."""
 ROW_BYTES = 256
@@ -110,31 +109,6 @@ class _NotHere(Exception):
         self.tree = tree
 
 
-class _Decoded:
-    """Nodes that were looked at last, decoded: who walks a directory asks for each of them many times."""
-
-    def __init__(self) -> None:
-        self._nodes: OrderedDict[TreeId, tuple[Node, int]] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, tree: TreeId) -> Node | None:
-        found = self._nodes.get(tree)
-        if found is None:
-            return None
-        self._nodes.move_to_end(tree)
-        return found[0]
-
-    def keep(self, tree: TreeId, data: bytes) -> Node:
-        """The node in *data*. Raises: ObjectCorrupt."""
-        node = decode_node(data)
-        if tree not in self._nodes:
-            self._nodes[tree] = node, len(data)
-            self._bytes += len(data)
-        while self._bytes > DECODED_BYTES:
-            self._bytes -= self._nodes.popitem(last=False)[1][1]
-        return node
-
-
 class History:
     def __init__(self, store: BlockStore, backend: Backend, nursery: trio.Nursery, *, deadline_s: float) -> None:
         """*nursery* outlives this and runs what goes on after those who asked for it have left."""
@@ -153,7 +127,7 @@ class History:
         self._refreshing: trio.Event | None = None
         self._refreshed_at = -float("inf")
         self._turn = trio.Lock()
-        self._decoded = _Decoded()
+        self._decoded = DecodedNodes()
         self._indexes_turn = trio.Lock()
         self._indexed_at = -float("inf")
         self._indexes_read: set[Place] = set()
@@ -254,7 +228,8 @@ class History:
             known = set(self._meta.snapshots.places())
             for place in known - listed:  # a listing may leave something out
                 await self._forget_if_gone(place)
-            await self._each(self._learn, sorted(listed - known - self._unreadable, reverse=True))
+            unknown = sorted(listed - known - self._unreadable, reverse=True)
+            await for_each(self._backend, unknown, self._learn)
             self._refreshed_at = trio.current_time()
             if not self.was_listed:
                 self._meta.database.set_state(LISTED, 1)
@@ -272,10 +247,7 @@ class History:
     async def _learn(self, place: Place) -> None:
         key = snapshot_key(*place)
         try:
-            data = await read_bounded(self._backend, key, OBJECT_MAX_BYTES)
-            found = snapshot_of(data)
-            if found.place != place:
-                raise ObjectCorrupt(f"{key} is another snapshot")
+            found, data = await read_snapshot(self._backend, *place)
         except ObjectMissing:
             return  # deleted meanwhile
         except ObjectCorrupt as error:
@@ -285,26 +257,7 @@ class History:
         await self._store.budget.reserve(ROW_BYTES + len(data), self._deadline_s, rows=True)
         if self._meta.doomed.is_listed(key):
             return  # it was dropped, and is still there: whoever saw it again would rely on what is about to go
-        self._meta.snapshots.remember(KnownSnapshot(*place, found.root, found.time_ns, data))
-
-    async def _each(self, function: Callable[[Place], Awaitable[None]], places: Iterable[Place]) -> None:
-        """Call *function* for each, as many at once as the remote likes. Raises: what the first that failed raised."""
-        left = iter(places)
-        failed: list[SyncerError] = []
-
-        async def work() -> None:
-            try:
-                for place in left:
-                    await function(place)
-            except SyncerError as error:
-                failed.append(error)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(max(1, self._backend.parallelism)):
-                nursery.start_soon(work)
-        if failed:
-            raise failed[0]
+        self._meta.snapshots.remember(KnownSnapshot(*place, TreeId(found.root), found.time_ns, data))
 
     # --- what is in them -----------------------------------------------------------------------------------------
 

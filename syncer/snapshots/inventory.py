@@ -69,8 +69,16 @@ async def _snapshots(meta: MetaStore, backend: Backend, history: History) -> Non
         await history.refresh()
     dropped = set(meta.doomed.keys("snapshots/", -1))
     for place in sorted(listed - set(meta.snapshots.places())):
-        if snapshot_key(*place) not in dropped:
+        if snapshot_key(*place) not in dropped and await _is_there(backend, snapshot_key(*place)):
             raise ObjectCorrupt(f"{snapshot_key(*place)} cannot be read", hint=HINT)
+
+
+async def _is_there(backend: Backend, key: str) -> bool:
+    """Whether it is still: snapshots are thinned out while a prune lists them."""
+    with contextlib.suppress(ObjectMissing):
+        await backend.stat(key)
+        return True
+    return False
 
 
 async def _packs(backend: Backend, marks: Marks, progress: Callable[[str, int], None]) -> None:

@@ -3,7 +3,7 @@
 Two snapshots are compared by walking what differs, in a worker thread, so a list costs what has changed between them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from stat import S_ISREG
 
@@ -65,10 +65,18 @@ def _extents(entry: Entry | None, load: Load) -> Iterator[Extent]:
     yield from entry.extents if entry.tree is None else iter_extents(TreeId(entry.tree), load)
 
 
-async def deleted(history: History, path: bytes, snapshots: Sequence[Snapshot]) -> list[Deleted]:
+CompareNow = Callable[[Snapshot, bytes], Awaitable[Sequence[Change]]]
+"""Compares a snapshot with the live tree, at and below a path."""
+
+
+async def deleted(
+    history: History, path: bytes, snapshots: Sequence[Snapshot], compare_now: CompareNow | None = None
+) -> list[Deleted]:
     """Everything at or below *path* that one of *snapshots* has and the last of them does not, sorted by path.
 
-    What was renamed has not been deleted. Raises: SyncerError.
+    With *compare_now* it is the live tree that does not have it. What was renamed has not been deleted.
+
+    Raises: SyncerError.
     """
     trail, gone = Trail(history, path), dict[bytes, Deleted]()
     before: Snapshot | None = None
@@ -76,10 +84,17 @@ async def deleted(history: History, path: bytes, snapshots: Sequence[Snapshot]) 
     for snapshot in snapshots:
         new = await trail.follow(snapshot)
         if before is not None and new != old:
-            for change in await trio.to_thread.run_sync(compare, old, new, history.load, path):
-                if change.kind == "removed" and change.old is not None:
-                    gone[change.path] = Deleted(change.path, change.old, before)
-                else:
-                    gone.pop(change.path, None)
+            _note_deleted(await trio.to_thread.run_sync(compare, old, new, history.load, path), before, gone)
         before, old = snapshot, new
+    if compare_now is not None and before is not None:
+        _note_deleted(await compare_now(before, path), before, gone)
     return sorted(gone.values(), key=lambda found: found.path.split(b"/"))
+
+
+def _note_deleted(changes: Iterable[Change], before: Snapshot, gone: dict[bytes, Deleted]) -> None:
+    """Have *gone* tell what is so after these changes, which came after the snapshot *before*."""
+    for change in changes:
+        if change.kind == "removed" and change.old is not None:
+            gone[change.path] = Deleted(change.path, change.old, before)
+        else:
+            gone.pop(change.path, None)

@@ -15,10 +15,12 @@ from syncer.snapshots.records import (
     OBJECT_MAX_BYTES,
     Format,
     IndexRecord,
+    SnapshotRecord,
     decode,
     decode_format,
     index_key,
     parse_seq_key,
+    snapshot_key,
 )
 from syncer.values import PeerId
 
@@ -45,6 +47,16 @@ async def read_index(backend: Backend, peer: PeerId, seq: int) -> IndexRecord:
     if (record.peer, record.seq) != (peer, seq):
         raise ObjectCorrupt(f"{key} is another index")
     return record
+
+
+async def read_snapshot(backend: Backend, peer: PeerId, seq: int) -> tuple[SnapshotRecord, bytes]:
+    """The snapshot object *seq* of a peer, and its bytes. Raises: BackendError, ObjectCorrupt among them."""
+    key = snapshot_key(peer, seq)
+    data = await read_bounded(backend, key, OBJECT_MAX_BYTES)
+    record = decode(data, SnapshotRecord)
+    if (record.peer, record.seq) != (peer, seq):
+        raise ObjectCorrupt(f"{key} is another snapshot")
+    return record, data
 
 
 async def listed_places(backend: Backend, prefix: str) -> set[tuple[PeerId, int]]:

@@ -27,7 +27,7 @@ from syncer.snapshots.build import (
     newest_left_out,
     newest_snapshots,
 )
-from syncer.snapshots.reading import read_format, read_record
+from syncer.snapshots.reading import read_format, read_record, read_snapshot
 from syncer.snapshots.records import (
     FORMAT_KEY,
     VERSION,
@@ -280,7 +280,7 @@ async def newest_of(backend: Backend, peers: list[PeerRecord], writer: PeerRecor
         if record is None or not record.after:
             return None
         place = record.after[0]
-    return await _read_snapshot(backend, *place)
+    return (await read_snapshot(backend, PeerId(place[0]), place[1]))[0]
 
 
 async def _newest_seq(backend: Backend, peer: int) -> int:
@@ -290,14 +290,6 @@ async def _newest_seq(backend: Backend, peer: int) -> int:
         return await exists(backend, snapshot_key(peer, seq))
 
     return await newest_left_out((await newest_snapshots(backend)).get(PeerId(peer), 0), is_there)
-
-
-async def _read_snapshot(backend: Backend, peer: int, seq: int) -> SnapshotRecord:
-    key = snapshot_key(peer, seq)
-    snapshot = await read_record(backend, key, SnapshotRecord)
-    if (snapshot.peer, snapshot.seq) != (peer, seq):
-        raise ObjectCorrupt(f"{key} is another snapshot")
-    return snapshot
 
 
 async def _become_peer(

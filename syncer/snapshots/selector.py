@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import tzinfo
 
-from syncer.errors import UsageError
+from syncer.errors import UsageError, some_of
 from syncer.snapshots.history import Snapshot
 from syncer.snapshots.moments import EXAMPLES, parse_moment
 from syncer.snapshots.naming import snapshot_names
@@ -18,10 +18,6 @@ NOW = "now"
 """The live tree, where a snapshot could be named as well."""
 ID_PREFIX_MIN = 4
 """Fewer digits of an id are not taken for one."""
-NAMED = 4
-"""So many candidates a message names."""
-
-
 LABEL_MAX = 100
 """Characters."""
 
@@ -71,7 +67,7 @@ def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> S
         _with_id(said, snapshots),
     ):
         if len(found) > 1:
-            raise NoSuchSnapshot(f"{text!r} may be any of {_names(found, snapshots)}", hint="give more of it")
+            raise NoSuchSnapshot(f"{text!r} may be any of {some_of(_shown(found, snapshots))}", hint="give more of it")
         if found:
             return found[0]
     if moment_ns is None:
@@ -115,7 +111,9 @@ def _name(snapshot: Snapshot, snapshots: Sequence[Snapshot]) -> str:
     )
 
 
-def _names(found: Sequence[Snapshot], snapshots: Sequence[Snapshot]) -> str:
-    shown = ", ".join(f"{snapshot.id[:12]} ({_name(snapshot, snapshots)})" for snapshot in found[:NAMED])
-    more = len(found) - NAMED
-    return f"{shown} and {more} more" if more > 0 else shown
+def _shown(found: Sequence[Snapshot], snapshots: Sequence[Snapshot]) -> list[str]:
+    """Ids and names of what was found, for a message."""
+    names = {
+        snapshot.place: name.decode(errors="surrogateescape") for name, snapshot in snapshot_names(snapshots).items()
+    }
+    return [f"{snapshot.id[:12]} ({names[snapshot.place]})" for snapshot in found]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 import trio
 
 from syncer.backends.base import Backend
+from syncer.backends.together import for_each
 from syncer.blocks.syncing import Durability
 from syncer.errors import SyncerError, UsageError
 from syncer.meta.store import MetaStore
@@ -106,25 +107,7 @@ class Thinner:
             await self._durability.sync()
             while keys := self._meta.doomed.keys(prefix, DELETED_AT_ONCE):
                 await self.check_writer()
-                await self._delete(keys)
+                await for_each(self._backend, keys, self._backend.delete)
                 self._meta.doomed.deleted(keys)
                 count += len(keys)
         return count
-
-    async def _delete(self, keys: Sequence[str]) -> None:
-        left = iter(keys)
-        failed: list[Exception] = []
-
-        async def work() -> None:
-            try:
-                for key in left:
-                    await self._backend.delete(key)
-            except Exception as error:  # noqa: BLE001 - raised below, outside the nursery, which would wrap it in a group
-                failed.append(error)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(max(1, self._backend.parallelism)):
-                nursery.start_soon(work)
-        if failed:
-            raise failed[0]

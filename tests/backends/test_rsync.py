@@ -12,7 +12,7 @@ import trio
 
 from syncer.backends.open import open_backend
 from syncer.backends.rsync_program import RsyncProgram, translate
-from syncer.errors import BackendError, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
+from syncer.errors import BackendError, NobodyListens, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 from tests.backends.test_contract import content, listed
 from tests.support.servers import RsyncServer
 
@@ -189,7 +189,9 @@ async def test_a_run_that_is_given_up_is_killed(
         (5, "@ERROR: auth failed on module m\nrsync error: (code 5)", RemoteRefused),
         (5, "@ERROR: max connections (4) reached -- try again later", RemoteUnreachable),
         (5, "rsync: did not see server greeting\n", RemoteUnreachable),
-        (10, "rsync: failed to connect to h: Connection refused (111)\n", RemoteUnreachable),
+        (10, "rsync: failed to connect to h: Connection refused (111)\n", NobodyListens),
+        (10, "rsync: failed to connect to h: Connection timed out (110)\n", RemoteUnreachable),
+        (10, "rsync: getaddrinfo: nowhere 873: Name or service not known\n", RemoteUnreachable),
         (30, "[sender] io timeout after 30 seconds -- exiting\n", RemoteUnreachable),
         (11, 'rsync: [receiver] write failed on "x" (in m): No space left on device (28)\n', RemoteFull),
         (11, 'rsync: [receiver] write failed on "x" (in m): Disk quota exceeded (122)\n', RemoteFull),

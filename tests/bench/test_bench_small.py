@@ -468,7 +468,7 @@ def test_what_is_not_there_is_left_out_with_a_line(tmp_path: Path) -> None:
 
 
 SECTIONS = ("insert", "first-byte", "concurrent", "cutter")
-OTHER_SECTIONS = ("cold-remote", "uploading", "copy-in", "scale", "table")
+OTHER_SECTIONS = ("cold-remote", "uploading", "copy-in", "scale", "publish", "table")
 
 
 @pytest.mark.slow

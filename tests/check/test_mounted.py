@@ -124,6 +124,16 @@ def test_a_question_gives_way_to_the_log(tmp_path: Path, monkeypatch: pytest.Mon
     meta.close()
 
 
+def test_a_question_whose_end_was_interrupted_too_is_asked_again(tmp_path: Path) -> None:
+    """An interruption may come so late that it hits the ROLLBACK, and leaves the transaction open."""
+    meta = MetaStore(make_data(tmp_path / "data"))
+    reader = CheckReader(tmp_path / "data" / "meta.db", mounted=True)
+    reader._connection.execute("BEGIN")
+    assert reader.ask(lambda connection: connection.execute("SELECT 1").fetchone()) == (1,)
+    reader.close()
+    meta.close()
+
+
 def test_exit_codes_and_lines(world: CheckWorld) -> None:
     with world.database() as connection:
         connection.execute(
@@ -140,6 +150,9 @@ def test_exit_codes_and_lines(world: CheckWorld) -> None:
     assert answer["left"] == []
     clean = syncer("check", world.data)
     assert (clean.returncode, clean.stdout) == (0, "syncer: nothing is wrong\n")
+    for words in (["--read-data", world.data], ["--read-data", "50", world.data]):
+        clean = syncer("check", *words)
+        assert (clean.returncode, clean.stdout) == (0, "syncer: nothing is wrong\n"), clean.stderr
     refused = syncer("check", world.data, "--read-data=101")
     assert refused.returncode == 2 and refused.stdout == "" and refused.stderr.count("\n") == 1
 

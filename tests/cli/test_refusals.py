@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,11 @@ CASES = [
     (["status", "mnt"], NOT_MOUNTED, "neither DATA nor inside a mount", "name DATA"),
     (["flush", "data", "--timeout", "0"], USAGE, "above 0", "--help"),
     (["flush", "data", "--timeout", "nan"], USAGE, "above 0", "--help"),
+    (["snapshot", "data", "--timeout", "0"], USAGE, "above 0", "--help"),
+    (["snapshot", "data", "--timeout", "9", "--delete", "latest"], USAGE, "do not go together", "leave --timeout out"),
+    (["data", "mnt", "--read-only", "--take-over"], USAGE, "--read-only forbids it", "give one of them"),
+    (["data", "mnt", "-o", "noatime,ro", "--take-over"], USAGE, "--read-only forbids it", "give one of them"),
+    (["check", "--read-data", "101", "data"], USAGE, "above 0, up to 100", "--help"),
 ]
 
 
@@ -91,6 +97,17 @@ def test_bad_input_is_refused(place: Path, arguments: list[str], code: int, caus
     assert got == code, line
     assert cause in line
     assert remedy in line.partition("; ")[2]
+
+
+@pytest.mark.parametrize("remote", ["rsync://127.0.0.1:1/module", "ssh://127.0.0.1:1/blobs"])
+def test_a_remote_that_refuses_connections_is_refused_soon(place: Path, remote: str) -> None:
+    began = time.monotonic()
+    code, line = refused(place, "new", remote, "mnt", "100")
+    assert time.monotonic() - began < 20, "a minute is what a remote gets that does not answer"
+    assert (code, "no server takes connections there; see whether it runs, and on which port" in line) == (23, True), (
+        line
+    )
+    assert "127.0.0.1" in line and "Errno" not in line
 
 
 def test_it_is_refused_in_the_background_too(place: Path) -> None:

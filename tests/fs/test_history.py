@@ -16,7 +16,7 @@ import trio
 from syncer.errors import DeadlinePassed
 from syncer.fs.history import LATEST, PAST, HistoryTree, Seen
 from syncer.meta.snapshottable import KnownSnapshot
-from syncer.snapshots.history import _Decoded
+from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.records import SnapshotRecord, decode, encode, snapshot_key
 from syncer.snapshots.repository import Membership
 from syncer.values import ROOT_INODE, PeerId, TreeId
@@ -405,7 +405,7 @@ async def test_a_name_that_is_being_looked_up_is_not_let_go_by_a_listing(tmp_pat
         past.looked_up(entrance.number)
         name = next(iter(past._named()))
         evict_all(engine)
-        engine.history._decoded = _Decoded()
+        engine.history._decoded = DecodedNodes()
         remote.gate, remote.asked = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
 

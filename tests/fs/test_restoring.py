@@ -327,6 +327,30 @@ async def test_what_was_renamed_is_left_and_gets_a_copy_or_goes_back(tmp_path: P
         assert_same(peer.picture(), before)
 
 
+async def test_a_file_that_stands_for_another_one_that_was_just_like_it_is_not_taken_from_there(tmp_path: Path) -> None:
+    """It goes back to its old name only from a name that is to go, or that is made anew."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        for name in (b"a", b"b", b"z"):
+            number = await peer.file(name, b"the same")
+            peer.file_system.setattr(number, mtime_ns=5)
+        before = peer.picture()
+        shot = await snapshot(peer)
+        peer.file_system.rename(ROOT_INODE, b"z", ROOT_INODE, b"a")  # which looks as it did
+        assert not (await restore(peer, shot, delete=True)).problems
+        assert_same(await peer.picture_as_read(), before, numbers=False)
+
+
+async def test_a_file_that_stands_for_another_one_goes_back(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await peer.file(b"a", b"one")
+        await peer.file(b"b", b"another")
+        before = peer.picture()
+        shot = await snapshot(peer)
+        peer.file_system.rename(ROOT_INODE, b"a", ROOT_INODE, b"b")
+        assert not (await restore(peer, shot, delete=True)).problems
+        assert_same(await peer.picture_as_read(), before)
+
+
 async def test_a_file_replaced_by_another_is_the_first_one_again(tmp_path: Path) -> None:
     async with opened(tmp_path / "data", Remote()) as peer:
         await peer.file(b"file", b"old" * 30_000)

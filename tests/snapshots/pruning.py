@@ -4,12 +4,13 @@ import contextlib
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
 
 from syncer.backends.memory import MemoryBackend
+from syncer.fs.restoring import Request
 from syncer.meta.doomtable import DoomTable
 from syncer.snapshots.prune import UNLIMITED, Plan, Step
 from syncer.snapshots.retention import parse
@@ -71,6 +72,28 @@ class World:
         for place in rng.sample(places[:-1], len(places) // 2):
             snapshot = next(one for one in self.peer.engine.history.known() if one.place == place)
             await self.peer.engine.thinner.delete(snapshot)
+
+    async def restore(self, rng: random.Random) -> None:
+        """Bring back the state of some snapshot, after which the file system shows just that."""
+        snapshot = rng.choice(self.peer.engine.history.known())
+        before = self.peer.picture()
+        with trio.fail_after(60):
+            report = await self.peer.engine.restoring.restore(Request(snapshot=snapshot, path=b"", delete=True))
+        assert not report.problems, report.problems
+        assert report.before is not None
+        self.pictures.setdefault(report.before, before)
+        now = await self.peer.picture_as_read()
+        same(_undated(now), _undated(self.pictures[snapshot.place]))
+        self.peer.contents = {
+            one.attributes[0]: bytearray(one.content) for one in now.values() if one.content is not None
+        }
+
+
+def _undated(picture: Picture) -> Picture:
+    """Without what a restoration changes: inode numbers that others have by now, and times of change."""
+    return {
+        path: replace(seen, attributes=(*seen.attributes[1:7], seen.attributes[8])) for path, seen in picture.items()
+    }
 
 
 def check_whole(objects: dict[str, bytes], pictures: dict[Place, Picture]) -> None:

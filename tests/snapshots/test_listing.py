@@ -95,6 +95,32 @@ async def test_what_was_deleted_is_listed_with_where_it_last_was(tmp_path: Path)
         assert "y" not in [item["path"] for item in await listed(peer, deleted=True)]
 
 
+async def test_what_was_deleted_since_the_newest_snapshot_is_deleted_too(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        directory = peer.directory(b"d")
+        for name in (b"goes", b"moves", b"stays"):
+            await peer.file(name, name, directory)
+        await peer.file(b"early", b"1")
+        await peer.publish()
+        peer.file_system.unlink(ROOT_INODE, b"early")
+        await peer.publish()
+        peer.file_system.unlink(directory, b"goes")
+        peer.file_system.rename(directory, b"moves", ROOT_INODE, b"moved")
+        await peer.file(b"early", b"again")
+
+        async def gone(**more: object) -> list[tuple[str, str]]:
+            return [(item["path"], item["place"]) for item in await listed(peer, deleted=True, **more)]
+
+        assert await gone() == [("d/goes", "1/2")], "what is there again is not deleted, nor what was renamed"
+        assert await gone(path="d/goes") == [("d/goes", "1/2")]
+        assert await gone(path="d/stays") == []
+        newest = peer.engine.history.known()[-1].time_ns
+        assert await gone(until_ns=newest) == [("early", "1/1")], "what is said of then does not look at now"
+        peer.file_system.unlink(directory, b"stays")
+        peer.file_system.rmdir(ROOT_INODE, b"d")
+        assert ("d", "1/2") in await gone() and ("d/stays", "1/2") in await gone()
+
+
 async def test_trees_that_are_equal_are_not_looked_into(tmp_path: Path) -> None:
     async with opened(tmp_path / "data", Remote()) as peer:
         deep: int = ROOT_INODE

@@ -1,4 +1,5 @@
-"""Random work with snapshots, deletions, prunes, evictions and crashes: every snapshot stays what it was.
+"""Random work with snapshots, deletions, restorations, prunes, evictions, crashes and lost machines: every snapshot
+stays what it was.
 
 The model is a picture taken at the moment of each snapshot. After every prune what the remote alone says is compared
 with it, byte for byte, and the check finds nothing.
@@ -15,7 +16,7 @@ import trio
 from syncer.backends.memory import MemoryBackend
 from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE
-from tests.snapshots.pruning import World, packs, prune
+from tests.snapshots.pruning import Moments, World, check_whole, packs, prune
 from tests.snapshots.rig import Picture, Remote, built_from, opened, same
 from tests.support.long_form import LONG
 from tests.support.opened import evict_all
@@ -23,6 +24,8 @@ from tests.support.remote_view import RemoteView, remote_findings
 
 STEPS = 10_000 if LONG else 60
 LIVES = 40 if LONG else 3
+END_MOMENTS = 60
+"""About so many moments a prune has at which it may be killed."""
 
 
 @pytest.mark.parametrize("seed", [1] if not LONG else [1, 2])
@@ -33,20 +36,41 @@ async def test_random_work_with_prunes_and_crashes(tmp_path: Path, seed: int) ->
     contents: dict[int, bytearray] = {}
     for life in range(LIVES):
         data = tmp_path / f"data{life}"
-        async with opened(data, remote) as peer:
+        async with opened(data, remote, take_over=True) as peer:
+            await peer.engine.history.refresh()  # of a machine that was built from the remote
             peer.contents = contents
             world = World(peer, remote, tmp_path)
             world.pictures = pictures
             for step in range(STEPS // LIVES):
                 await _step(world, rng, f"l{life}-{step}")
+            contents = peer.contents
             await world.publish()
-            await prune(peer, rng.choice(["none", "last=forever"]))
-            await world.check()
-            same(await peer.picture_as_read(), peer.picture())
-            shutil.copytree(data, tmp_path / f"data{life + 1}")  # what a kill leaves: the next life goes on from it
+            remote = await _end(world, rng, data, tmp_path / f"data{life + 1}")
         shutil.rmtree(data)
-        remote = remote.returned()
     same(await built_from(remote, tmp_path / "new"), pictures[max(RemoteView(remote.objects).snapshots())])
+
+
+async def _end(world: World, rng: random.Random, data: Path, following: Path) -> Remote:
+    """Prune, and end as by a kill: at rest, in the middle of the prune, or with DATA lost.
+
+    What the next life finds of it is in the folder *following*, if anything, and on the remote that is returned.
+    """
+    at = rng.randrange(END_MOMENTS)
+    moments = Moments(data, world.remote, lambda count: count == at)
+    with moments.watched():
+        await prune(world.peer, rng.choice(["none", "last=forever"]))
+    await world.check()
+    same(await world.peer.picture_as_read(), world.peer.picture())
+    remote = Remote()
+    remote.objects = world.remote.objects
+    match rng.randrange(3):
+        case 0 if moments.kept:
+            check_whole(moments.kept[0].objects, world.pictures)
+            moments.kept[0].data.rename(following)
+            remote.objects = dict(moments.kept[0].objects)
+        case 1:
+            shutil.copytree(data, following)
+    return remote
 
 
 async def _step(world: World, rng: random.Random, label: str) -> None:
@@ -63,6 +87,8 @@ async def _step(world: World, rng: random.Random, label: str) -> None:
             await world.check()
         case 6:
             evict_all(world.peer.engine)
+        case 7 if world.peer.meta.snapshots.head() is not None:
+            await world.restore(rng)
 
 
 async def test_writing_and_publishing_go_on_meanwhile(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """What comes in between, or has come long before: a prune must still know all that is needed."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
+from syncer.backends.base import ObjectInfo
 from syncer.backends.faulty import Fault, FaultyBackend
 from syncer.blocks.pack import pack_key
 from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable
@@ -78,6 +79,35 @@ async def test_a_snapshot_that_is_about_to_be_deleted_is_not_learned_again(tmp_p
         await prune(peer, "last=forever")
         await world.check()
         await prune(peer, "last=forever")
+
+
+async def test_a_snapshot_that_is_thinned_out_while_a_prune_lists_does_not_stop_it(tmp_path: Path) -> None:
+    """The listing shows it still, and it is gone when it is looked for."""
+
+    class Thinned(Remote):
+        def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:  # type: ignore[override]
+            return self._listed(prefix)
+
+        async def _listed(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+            found = [info async for info in Remote.list(self, prefix)]
+            if prefix == "snapshots/":
+                await peer.engine.thinner.thin(parse("none"))
+            for info in found:
+                yield info
+
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for number in range(3):
+            await peer.file(b"f%d" % number, b"%d" % number * 100_000)
+            await world.publish()
+        thinned = Thinned()
+        thinned.objects = remote.objects
+        peer.engine.pruner._backend = thinned
+        await prune(peer, "none")
+        peer.engine.pruner._backend = remote
+        assert len(peer.meta.snapshots.places()) == 1
+        await world.check()
 
 
 async def test_a_lost_index_stops_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Alterations, joined by commas:
     rebooted        it believes that the machine has started anew since the last time
     kill=POINT:N    it ends as by SIGKILL at a named point, when it comes there for the Nth time
     unsynced=CALL   a call that makes something durable does nothing
+    counts=N        what is dead on the remote is counted every N snapshots
 """
 
 import os
@@ -32,6 +33,10 @@ def alter(alteration: str) -> None:
             die_at(point, int(count))
         case "unsynced":
             forget_to_sync(value)
+        case "counts":
+            import syncer.snapshots.housekeeping
+
+            syncer.snapshots.housekeeping.COUNT_EVERY = int(value)
         case _:
             raise ValueError(alteration)
 

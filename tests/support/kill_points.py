@@ -1,6 +1,7 @@
 """Named points around every change of state: `die_at` ends the process there as SIGKILL does, and says so before.
 
-A point is a call, and "before" or "after" it: `seal/before`. Product code knows nothing of them.
+A point is a call, and "before" or "after" it: `seal/before`. Product code knows nothing of them. Of a method that takes
+a key, one point can mean the keys below a prefix alone, which stands after its name here.
 """
 
 import functools
@@ -36,13 +37,39 @@ CALLS: Mapping[str, str] = {
     "checkpoint-here": "syncer.meta.database:Database.checkpoint_here",
     "discard-journal": "syncer.meta.database:Database.discard_journal",
 }
+PRUNE_CALLS: Mapping[str, str] = {
+    "thin": "syncer.snapshots.thinning:Thinner.thin",
+    "count": "syncer.snapshots.prune:Pruner.count",
+    "list-packs": "syncer.meta.marks:Marks.saw_packs",
+    "list-index": "syncer.meta.marks:Marks.saw_index",
+    "mark": "syncer.meta.marks:Marks.expand",
+    "choose": "syncer.meta.marks:Marks.choose",
+    "forget-gone": "syncer.meta.doomtable:DoomTable.forget_gone",
+    "drop": "syncer.meta.doomtable:DoomTable.drop_snapshots",
+    "delete-snapshot": "syncer.backends.retry:RetryingBackend.delete snapshots/",
+    "put-copies": "syncer.snapshots.rewriting:Rewriter._put",
+    "moved": "syncer.meta.doomtable:DoomTable.moved",
+    "forget": "syncer.meta.doomtable:DoomTable.forget_blocks",
+    "doom-packs": "syncer.meta.doomtable:DoomTable.doom_packs",
+    "strays": "syncer.meta.doomtable:DoomTable.saw_strays",
+    "list-again": "syncer.meta.doomtable:DoomTable.list_again",
+    "put-index": "syncer.backends.retry:RetryingBackend.put index/",
+    "doom-indexes": "syncer.meta.doomtable:DoomTable.doom_indexes",
+    "delete-index": "syncer.backends.retry:RetryingBackend.delete index/",
+    "delete-pack": "syncer.backends.retry:RetryingBackend.delete packs/",
+    "deleted": "syncer.meta.doomtable:DoomTable.deleted",
+    "counted": "syncer.meta.blocktable:BlockTable.counted",
+}
+"""What a prune does, in the order in which it comes to it."""
 POINTS = tuple(f"{call}/{when}" for call in CALLS for when in ("before", "after"))
+PRUNE_POINTS = tuple(f"{call}/{when}" for call in PRUNE_CALLS for when in ("before", "after"))
 
 
 def die_at(point: str, count: int) -> None:
     """Have this process die when it comes to *point* for the *count*th time."""
     call, _, when = point.partition("/")
-    module, _, place = CALLS[call].partition(":")
+    module, _, place = {**CALLS, **PRUNE_CALLS}[call].partition(":")
+    place, _, prefix = place.partition(" ")
     owner_name, name = place.split(".")
     owner = getattr(importlib.import_module(module), owner_name)
     left = count
@@ -54,10 +81,10 @@ def die_at(point: str, count: int) -> None:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"killed at {point}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(owner, name, _watched(getattr(owner, name), when == "before", come))
+    setattr(owner, name, _watched(getattr(owner, name), prefix, when == "before", come))
 
 
-def _watched(method: Callable[..., Any], before: bool, come: Callable[[], None]) -> Callable[..., Any]:
+def _watched(method: Callable[..., Any], prefix: str, before: bool, come: Callable[[], None]) -> Callable[..., Any]:
     async def wait(result: Any) -> Any:
         value = await result
         if not before:
@@ -65,6 +92,8 @@ def _watched(method: Callable[..., Any], before: bool, come: Callable[[], None])
         return value
 
     def call(*arguments: Any, **options: Any) -> Any:
+        if prefix and not arguments[1].startswith(prefix):
+            return method(*arguments, **options)
         if before:
             come()
         result = method(*arguments, **options)

@@ -31,6 +31,10 @@ class RemoteView:
                 assert len(objects[name]) == pack.size, f"{key} lists {name}"
                 self._places.update((i, (name, offset, sealed)) for i, offset, sealed, _ in pack.blocks)
 
+    def listed_packs(self) -> set[str]:
+        """The keys of packs that indexes list, and of which some block is read."""
+        return {name for name, _, _ in self._places.values()}
+
     def load(self, block_id: bytes) -> bytes:
         name, offset, length = self._places[block_id]
         return bytes(open_sealed(memoryview(self._objects[name])[offset : offset + length], block_id))
