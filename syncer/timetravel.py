@@ -85,11 +85,12 @@ class DeleteQuestion(msgspec.Struct, frozen=True):
 
 
 class PruneQuestion(msgspec.Struct, frozen=True):
-    """*keep* None: the policy of the settings. *max_repack* None: as much as it takes."""
+    """*keep* None: the policy of the settings. *max_repack* None: as much as it takes. *forget*: a machine that followed."""
 
     keep: str | None = None
     dry_run: bool = False
     max_repack: int | None = None
+    forget: str | None = None
 
 
 def only_looks(what: str, arguments: Mapping[str, object]) -> bool:
@@ -347,13 +348,21 @@ async def _prune(engine: Engine, question: PruneQuestion, tell: Tell, released: 
             tell(event.done, event.total)
 
     if question.dry_run:
-        plan = await engine.pruner.prune(policy, hear, dry_run=True, rewrite_max_bytes=most)
+        plan = await engine.pruner.prune(policy, hear, dry_run=True, rewrite_max_bytes=most, forget=question.forget)
     else:
         engine.file_system.check_writable()
         async with _claimed(engine, released):
-            plan = await engine.pruner.prune(policy, hear, rewrite_max_bytes=most)
+            plan = await engine.pruner.prune(policy, hear, rewrite_max_bytes=most, forget=question.forget)
     return {
         **{field: getattr(plan, field) for field in _FIGURES},
+        "followers": [
+            {
+                "id": one.id,
+                "host": one.host,
+                "keeps": [os.fsdecode(names.get(f"{peer}/{seq}", b"%d/%d" % (peer, seq))) for peer, seq in one.places],
+            }
+            for one in plan.followers
+        ],
         "items": [
             {**msgspec.to_builtins(going), "name": os.fsdecode(names.get(going.place, going.place.encode()))}
             for going in plan.going

@@ -12,8 +12,8 @@ from syncer.backends.base import Backend
 from syncer.blocks.syncing import Durability
 from syncer.errors import SyncerError, UsageError
 from syncer.meta.store import MetaStore
+from syncer.snapshots.followers import needed_by_followers
 from syncer.snapshots.history import History, Snapshot
-from syncer.snapshots.inventory import needed_by_followers
 from syncer.snapshots.publisher import Publisher
 from syncer.snapshots.records import snapshot_key
 from syncer.snapshots.retention import Place, Policy, Taken, kept
