@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from syncer.engine import Engine
-from syncer.errors import SyncerError, UsageError
+from syncer.errors import SyncerError, UsageError, WrongRepository
 from syncer.fs.restoring import Request, refusal
 from syncer.snapshots.diff import Change, compare, stat_of
 from syncer.snapshots.history import Place, Snapshot
@@ -29,6 +29,7 @@ from syncer.snapshots.retention import parse
 from syncer.snapshots.selector import NOW, NoSuchSnapshot, check_label, select
 from syncer.snapshots.tree import load_root
 from syncer.snapshots.versions import versions
+from syncer.values import ROOT_INODE
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 log = logging.getLogger(__name__)
@@ -85,7 +86,10 @@ class DeleteQuestion(msgspec.Struct, frozen=True):
 
 
 class PruneQuestion(msgspec.Struct, frozen=True):
-    """*keep* None: the policy of the settings. *max_repack* None: as much as it takes. *forget*: a machine that followed."""
+    """*keep* None: the policy of the settings. *max_repack* None: as much as it takes.
+
+    *forget* names a machine that followed, and will not come back.
+    """
 
     keep: str | None = None
     dry_run: bool = False
@@ -115,6 +119,8 @@ async def answer(
         "delete": lambda: _delete(engine, _read(arguments, DeleteQuestion), released),
         "prune": lambda: _prune(engine, _read(arguments, PruneQuestion), tell, released),
     }
+    if engine.follower is not None and what not in ("list", "diff"):
+        raise WrongRepository("this mount follows another machine's", hint="ask there, or on its mount")
     if what not in answers:
         raise SyncerError(f"nothing is known here of {what!r}", hint="is it of another version?")
     try:
@@ -237,7 +243,8 @@ def _entry(entry: Entry | None) -> dict[str, object]:
 
 async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
     old = await _select(engine, question.old)
-    new, path, instead = None, question.path, ""
+    new = None if engine.follower is None else engine.follower.shown
+    path, instead = question.path, ""
     if question.new is not None and question.new.text != NOW:
         try:
             new = await _select(engine, question.new)
@@ -245,6 +252,8 @@ async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
             if question.path_unless is None:
                 raise
             path, instead = question.path_unless, f"{error}, and "
+    if new is None and engine.meta.inodes.get(ROOT_INODE) is None:
+        raise UsageError("nothing is mounted that could be compared with", hint="name two snapshots")
     changes = await engine.publisher.examine(partial(_changes, engine, old, new, os.fsencode(path).strip(b"/")))
     if changes is None:
         raise UsageError(
