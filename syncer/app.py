@@ -29,13 +29,14 @@ from syncer.datadir import DataDirectory, need_database
 from syncer.disk import allow_open_files, sync_file_system, tune_allocator
 from syncer.engine import Engine, Settings
 from syncer.errors import DeadlinePassed, FuseUnavailable, WrongRepository, alone
+from syncer.following import Follower
 from syncer.fs import device, fuse
-from syncer.fs.fusehistory import HistoryAdapter
+from syncer.fs.fusehistory import HistoryAdapter, ReadOnlyAdapter
 from syncer.fs.interrupts import Interrupts
 from syncer.meta.store import MetaStore
 from syncer.snapshots import recovery
 from syncer.snapshots.records import FORMAT_KEY
-from syncer.snapshots.repository import Membership, Wish, join, visit
+from syncer.snapshots.repository import Membership, Wish, follow, is_follower, join, visit
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class MountRequest:
     """What the command line asks for, checked as far as it can be checked without opening DATA.
 
     *history_only*: the snapshots instead of the live tree. *visiting*: from a DATA that does not join the repository.
+    *following*: what the writer has published last, from such a DATA too.
     """
 
     data: Path
@@ -65,6 +67,7 @@ class MountRequest:
     take_over: bool = False
     history_only: bool = False
     visiting: bool = False
+    following: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,21 +107,28 @@ async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[
         take_over=request.take_over,
         read_only=request.read_only,
         visiting=request.visiting,
-        with_porter=True,
+        following=request.following,
+        looking=request.history_only,
+        with_porter=not request.following,
     ) as opened:
         engine, membership = opened
-        service = _Service(request, engine, _begin_session(request, engine))
+        follower = await _followed(engine) if request.following else None
+        service = _Service(request, engine, _begin_session(request, engine, follower))
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(control.serve, lock.socket, service)
                 nursery.start_soon(service.watch_signals)
                 nursery.start_soon(service.end_when_asked)
                 nursery.start_soon(service.announce, on_ready, _note(engine, membership))
+                if follower is not None:
+                    nursery.start_soon(follower.run)
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=True)
         await engine.put_down(PUT_DOWN_S)
+        if follower is not None:
+            await follower.end(PUT_DOWN_S)
         engine.meta.commit()
         pending_bytes, pending_blocks, _ = engine.meta.blocks.pending_totals()
         pending_bytes += engine.unsealed_bytes()
@@ -127,7 +137,14 @@ async def _mount(request: MountRequest, lock: DataDirectory, on_ready: Callable[
         )
 
 
-def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
+async def _followed(engine: Engine) -> Follower:
+    """What has the newest snapshot to show, or the one that it showed last."""
+    follower = Follower(engine, engine.backend)
+    await follower.begin()
+    return follower
+
+
+def _begin_session(request: MountRequest, engine: Engine, follower: Follower | None) -> Callable[[], bool]:
     """Mount. Returns what tells whether the kernel has nothing more for us just now. Raises: FuseUnavailable."""
     options = {"default_permissions", f"fsname={mounts.mount_source(request.data)}", "subtype=syncer"}
     options.update(request.mount_options)
@@ -136,7 +153,7 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
     if engine.read_only:
         options.add("ro")
     waiter = device.prepare(engine.file_system.settle)
-    adapter = _adapter(request, engine, waiter.interrupts)
+    adapter = _adapter(request, engine, follower, waiter.interrupts)
     try:
         pyfuse3.init(adapter, str(request.mountpoint), options)
     except RuntimeError as error:
@@ -144,11 +161,17 @@ def _begin_session(request: MountRequest, engine: Engine) -> Callable[[], bool]:
             f"the kernel refused to mount {request.mountpoint}: {error}",
             hint="see whether user_allow_other is set in /etc/fuse.conf, and /dev/fuse is yours to open",
         ) from error
+    if follower is not None:
+        follower.notify = fuse.moved_on
     return lambda: not (isinstance(adapter, fuse.Adapter) and adapter.writing) and waiter.is_quiet()
 
 
-def _adapter(request: MountRequest, engine: Engine, interrupts: Interrupts) -> pyfuse3.Operations:
-    """What answers the kernel: the live tree with its past, or the past alone."""
+def _adapter(
+    request: MountRequest, engine: Engine, follower: Follower | None, interrupts: Interrupts
+) -> pyfuse3.Operations:
+    """What answers the kernel: the live tree with its past, the past alone, or what the writer has published."""
+    if follower is not None:
+        return ReadOnlyAdapter(follower.tree, interrupts)
     if request.history_only:
         engine.past.become_root(os.getuid(), os.getgid())
         return HistoryAdapter(engine.past, interrupts)
@@ -230,7 +253,14 @@ class _Service:
 def _note(engine: Engine, membership: Membership) -> str:
     """What the line that says a mount is usable says besides."""
     reason = membership.read_only_reason
-    return "; ".join(filter(None, [reason and f"read-only: {reason}", engine.recovered]))
+    return "; ".join(filter(None, [reason and f"read-only: {reason}", _follows(engine), engine.recovered]))
+
+
+def _follows(engine: Engine) -> str:
+    if engine.follower is None:
+        return ""
+    shown = engine.follower.shown
+    return f"it follows {shown.host} and shows {shown.peer}/{shown.seq}" if shown else "it follows, and has nothing yet"
 
 
 @contextlib.asynccontextmanager
@@ -242,9 +272,13 @@ async def _opened(
     read_only: bool = False,
     publishing: bool = True,
     visiting: bool = False,
+    following: bool = False,
+    looking: bool = False,
     with_porter: bool = False,
 ) -> AsyncIterator[tuple[Engine, Membership]]:
-    """The engine of DATA, which is locked, joined to the repository on its remote, or only *visiting* it.
+    """The engine of DATA, which is locked, joined to the repository on its remote, or only *visiting* or *following*.
+
+    *looking* is enough for what is asked, so a DATA that follows will do.
 
     *with_porter* leaves processors to whoever uses the files while much is uploaded.
     """
@@ -264,8 +298,11 @@ async def _opened(
         meta = MetaStore(data)
         try:
             wish = Wish(read_only=read_only, take_over=take_over, uid=os.getuid(), gid=os.getgid())
-            with backend.not_waiting_for_a_server():
-                membership = await (visit(meta, backend) if visiting else join(meta, backend, wish))
+            if following or (looking and is_follower(meta)):
+                membership, read_only = await follow(meta, backend), True
+            else:
+                with backend.not_waiting_for_a_server():
+                    membership = await (visit(meta, backend) if visiting else join(meta, backend, wish))
             recovery.note_peer(data, meta)
         except BaseException:
             meta.close()
@@ -306,6 +343,8 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
     totals = meta.inodes.totals
     unique_bytes, remote_bytes = meta.blocks.content_totals()
     damaged, count = meta.damage.numbers(), meta.blocks.last_count()
+    follower = engine.follower
+    shown = None if follower is None else follower.shown
     return Status(
         mounted=mountpoint is not None,
         mountpoint=None if mountpoint is None else str(mountpoint),
@@ -321,18 +360,20 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
         oldest_pending_s=None if oldest is None else max(0.0, time.time() - oldest),
         uploaded_bytes=engine.uploader.uploaded_bytes,
         fetched_bytes=engine.store.fetcher.fetched_bytes,
-        files=totals.files,
-        directories=totals.directories,
-        logical_bytes=totals.logical_bytes,
-        unique_bytes=unique_bytes,
+        files=totals.files if shown is None else shown.files,
+        directories=totals.directories if shown is None else shown.directories,
+        logical_bytes=totals.logical_bytes if shown is None else shown.logical_bytes,
+        unique_bytes=unique_bytes if shown is None else shown.unique_bytes,
         remote_bytes=remote_bytes,
-        head=meta.snapshots.head_name(),
+        head=meta.snapshots.head_name() if shown is None else f"{shown.peer}/{shown.seq}",
         remote_error=None if engine.uploader.error is None else str(engine.uploader.error),
         replaced_copies=engine.store.cache.replaced,
         damaged_blocks=len(damaged),
         damaged_paths=[os.fsdecode(path) for path in meta.damage.paths(damaged)],
         history_bytes=count.history_bytes,
         dead_bytes=count.dead_bytes,
+        follows=follower is not None,
+        shown_age_s=None if follower is None else follower.age_s(),
     )
 
 
@@ -362,7 +403,7 @@ def offline_flush(data: Path, config: Config, progress: Callable[[Progress], Non
 
     async def flush() -> None:
         need_database(data)
-        async with _opened(data, config, publishing=False) as (engine, membership):
+        async with _opened(data, config, publishing=False, looking=True) as (engine, membership):
             if membership.read_only_reason:
                 raise WrongRepository(membership.read_only_reason)
             await engine.flush(lambda done, total: progress(Progress(done, total)), timeout_s, released=True)
@@ -390,9 +431,16 @@ def offline_travel(
     async def ask() -> dict[str, Any]:
         if not visiting:
             need_database(data)
-        opening = _opened(data, config, publishing=False, read_only=visiting or what == "list", visiting=visiting)
+        looking = timetravel.only_looks(what, arguments)
+        opening = _opened(
+            *(data, config),
+            publishing=False,
+            read_only=visiting or what == "list",
+            visiting=visiting,
+            looking=looking,
+        )
         async with opening as (engine, membership):
-            if membership.read_only_reason and not timetravel.only_looks(what, arguments):
+            if membership.read_only_reason and not looking:
                 raise WrongRepository(membership.read_only_reason)
             with trio.move_on_after(float("inf") if timeout_s is None else timeout_s) as scope:
                 found = await timetravel.answer(

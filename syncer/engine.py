@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -32,7 +33,7 @@ from syncer.fs.readahead import Limits
 from syncer.fs.restoring import Restoring
 from syncer.meta.store import MetaStore
 from syncer.snapshots import retention
-from syncer.snapshots.history import History
+from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.housekeeping import Housekeeper
 from syncer.snapshots.prune import Pruner
 from syncer.snapshots.publisher import Publisher
@@ -66,6 +67,16 @@ class Settings:
     history_name: bytes | None = b".snapshots"
     keep: str = retention.DEFAULT
     prune_dead_percent: int = 20
+
+
+class Following(Protocol):
+    """What a mount that follows tells of itself (following.py)."""
+
+    @property
+    def shown(self) -> Snapshot | None: ...
+    @property
+    def away(self) -> bool: ...
+    def age_s(self) -> float | None: ...
 
 
 class Engine:
@@ -128,8 +139,10 @@ class Engine:
         self.thinner = Thinner(meta, backend, *parts, self.durability)
         self.pruner = Pruner(self.store, backend, *parts, self.thinner, self.durability)
         self.housekeeper = Housekeeper(meta, self.publisher, self.thinner, self.pruner, retention.parse(settings.keep))
-        files = PastFiles(self.store, self.history, self._limits)
-        self.past = HistoryTree(self.history, files, self.file_system.names.inode, self.file_system.names.path)
+        self.files = PastFiles(self.store, self.history, self._limits)
+        self.past = HistoryTree(self.history, self.files, self.file_system.names.inode, self.file_system.names.path)
+        self.follower: Following | None = None
+        """Who looks for the writer's snapshots, where this is a mount that follows."""
         self.restoring = Restoring(self.file_system, meta, self.history, self.publisher, pace=self.pace)
         self._wire()
 
@@ -227,7 +240,9 @@ class Engine:
     @property
     def remote_ok(self) -> bool | None:
         """What the last attempt to reach the remote showed; None before the first."""
-        seen = [part for part in (self.uploader.remote_ok, self.store.fetcher.remote_ok) if part is not None]
+        follows = None if self.follower is None else not self.follower.away
+        parts = self.uploader.remote_ok, self.store.fetcher.remote_ok, follows
+        seen = [part for part in parts if part is not None]
         return all(seen) if seen else None
 
     def unsealed_bytes(self) -> int:

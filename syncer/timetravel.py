@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from syncer.engine import Engine
-from syncer.errors import SyncerError, UsageError
+from syncer.errors import SyncerError, UsageError, WrongRepository
 from syncer.fs.restoring import Request, refusal
 from syncer.snapshots.diff import Change, compare, stat_of
 from syncer.snapshots.history import Place, Snapshot
@@ -29,6 +29,7 @@ from syncer.snapshots.retention import parse
 from syncer.snapshots.selector import NOW, NoSuchSnapshot, check_label, select
 from syncer.snapshots.tree import load_root
 from syncer.snapshots.versions import versions
+from syncer.values import ROOT_INODE
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 log = logging.getLogger(__name__)
@@ -85,11 +86,15 @@ class DeleteQuestion(msgspec.Struct, frozen=True):
 
 
 class PruneQuestion(msgspec.Struct, frozen=True):
-    """*keep* None: the policy of the settings. *max_repack* None: as much as it takes."""
+    """*keep* None: the policy of the settings. *max_repack* None: as much as it takes.
+
+    *forget* names a machine that followed, and will not come back.
+    """
 
     keep: str | None = None
     dry_run: bool = False
     max_repack: int | None = None
+    forget: str | None = None
 
 
 def only_looks(what: str, arguments: Mapping[str, object]) -> bool:
@@ -114,6 +119,8 @@ async def answer(
         "delete": lambda: _delete(engine, _read(arguments, DeleteQuestion), released),
         "prune": lambda: _prune(engine, _read(arguments, PruneQuestion), tell, released),
     }
+    if engine.follower is not None and what not in ("list", "diff"):
+        raise WrongRepository("this mount follows another machine's", hint="ask there, or on its mount")
     if what not in answers:
         raise SyncerError(f"nothing is known here of {what!r}", hint="is it of another version?")
     try:
@@ -247,7 +254,8 @@ def _entry(entry: Entry | None) -> dict[str, object]:
 
 async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
     old = await _select(engine, question.old)
-    new, path, instead = None, question.path, ""
+    new = None if engine.follower is None else engine.follower.shown
+    path, instead = question.path, ""
     if question.new is not None and question.new.text != NOW:
         try:
             new = await _select(engine, question.new)
@@ -255,6 +263,8 @@ async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
             if question.path_unless is None:
                 raise
             path, instead = question.path_unless, f"{error}, and "
+    if new is None and engine.meta.inodes.get(ROOT_INODE) is None:
+        raise UsageError("nothing is mounted that could be compared with", hint="name two snapshots")
     changes = await engine.publisher.examine(partial(_changes, engine, old, new, os.fsencode(path).strip(b"/")))
     if changes is None:
         raise UsageError(
@@ -358,13 +368,21 @@ async def _prune(engine: Engine, question: PruneQuestion, tell: Tell, released: 
             tell(event.done, event.total)
 
     if question.dry_run:
-        plan = await engine.pruner.prune(policy, hear, dry_run=True, rewrite_max_bytes=most)
+        plan = await engine.pruner.prune(policy, hear, dry_run=True, rewrite_max_bytes=most, forget=question.forget)
     else:
         engine.file_system.check_writable()
         async with _claimed(engine, released):
-            plan = await engine.pruner.prune(policy, hear, rewrite_max_bytes=most)
+            plan = await engine.pruner.prune(policy, hear, rewrite_max_bytes=most, forget=question.forget)
     return {
         **{field: getattr(plan, field) for field in _FIGURES},
+        "followers": [
+            {
+                "id": one.id,
+                "host": one.host,
+                "keeps": [os.fsdecode(names.get(f"{peer}/{seq}", b"%d/%d" % (peer, seq))) for peer, seq in one.places],
+            }
+            for one in plan.followers
+        ],
         "items": [
             {**msgspec.to_builtins(going), "name": os.fsdecode(names.get(going.place, going.place.encode()))}
             for going in plan.going

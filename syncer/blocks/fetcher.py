@@ -5,7 +5,7 @@ Runs in tasks of the nursery it was given, so a reader that gives up does not en
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -121,6 +121,10 @@ class Fetcher:
         """Blocks that could not be had a moment ago, with when and why."""
         self.on_damage: Callable[[], None] = lambda: None
         """Called when something on the remote was found bad, so that blocks may wait for upload again."""
+        self.on_missing: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Awaited when the remote lacks something: it may find out that it was moved. Raises: SyncerError."""
+        self.sends_again = True
+        """Whether what is here of a bad pack is sent anew; else nothing that is known of packs changes with it."""
         self.fetched_bytes = 0
         self.remote_ok: bool | None = None
         self._active = 0
@@ -207,6 +211,8 @@ class Fetcher:
                 self._rate = 0.0
                 self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
         except (ObjectCorrupt, ObjectMissing) as error:
+            if isinstance(error, ObjectMissing):
+                await self._look_again()
             if self._any_moved(item) or (len(item.blocks) > 1 and isinstance(error, ObjectCorrupt)):
                 self._one_by_one(item, error, deadline_s)
             else:
@@ -228,8 +234,16 @@ class Fetcher:
             self._fail(item.blocks, DeadlinePassed("the fetch was cancelled"))
             raise
 
+    async def _look_again(self) -> None:
+        try:
+            await self.on_missing()
+        except (SyncerError, OSError) as error:
+            log.info("whether blocks were moved cannot be told: %s", error)
+
     def _distrust(self, item: Range) -> None:
         """Have what is here of a damaged pack sent anew, and remember what is not."""
+        if not self.sends_again:
+            return
         try:
             self._meta.damage.distrusted(item.pack, [block.id for block in item.blocks])
         except (SyncerError, OSError) as error:

@@ -37,6 +37,7 @@ class Manner:
     log_level: str | None = None
     history_only: bool = False
     visiting: bool = False
+    following: bool = False
 
 
 @click.command("mount", short_help="Mount DATA on MOUNTPOINT, and create it on first use.")
@@ -51,6 +52,7 @@ class Manner:
 @click.option("-o", "options", multiple=True, metavar="OPTION[,...]", help="Mount options: noatime, nodev, ro, ...")
 @click.option("--config", "config_file", type=untouched, metavar="FILE", help="Take the settings from FILE.")
 @click.option("--take-over", is_flag=True, help="Become the writer of a repository that another machine wrote.")
+@click.option("--follow", is_flag=True, help="Show what another machine writes, read-only, a few seconds later.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -66,6 +68,7 @@ def command(
     options: tuple[str, ...],
     config_file: Path | None,
     take_over: bool,
+    follow: bool,
     log_level: str | None,
 ) -> int:
     """Mount DATA on MOUNTPOINT and stay until it is unmounted.
@@ -83,6 +86,9 @@ def command(
     With --sync=remote (or -o sync=remote) an fsync returns when what was written is on the remote as well, in a
     snapshot, or fails when the remote will not take it.
 
+    With --follow another machine may write at the same time: this one shows its newest snapshot, read-only, ten seconds
+    after it was published at the latest. Open files keep their content.
+
     Ctrl-C, SIGTERM, `syncer umount` and `fusermount3 -u` end the mount cleanly. What is not uploaded by then stays
     in DATA and goes up next time.
 
@@ -92,10 +98,13 @@ def command(
       syncer data mnt
       syncer mount --background data s3://bucket/photos mnt 20000
       syncer mount --read-only -o noatime data mnt
+      syncer mount --follow data2 nas:blobs mnt2 1000
     """
     from syncer.cli import background as daemon
 
-    flags = {"allow_other": allow_other, "ro": read_only, "writeback": writeback}
+    if follow:
+        _check_follow(take_over=take_over, writeback=writeback, sync=sync, options=_words(options))
+    flags = {"allow_other": allow_other, "ro": read_only or follow, "writeback": writeback}
     words = [*_words(options), *(word for word, given in flags.items() if given), *([SYNC + sync] if sync else [])]
     if take_over and "ro" in words:
         raise UsageError(
@@ -106,6 +115,7 @@ def command(
         options=tuple(words),
         take_over=take_over,
         log_level=log_level.upper() if log_level else None,
+        following=follow,
     )
     if background:
         return daemon.launch(lambda announce: mount(wish, manner, announce, foreground=False))
@@ -152,6 +162,16 @@ def mount(wish: "Wish", manner: Manner, announce: Callable[[str], None], *, fore
     announce(line)  # after DATA is free: who reads it may mount again at once
 
 
+def _check_follow(*, take_over: bool, writeback: bool, sync: str | None, options: list[str]) -> None:
+    """Raises: UsageError: an option that is for who writes."""
+    given = {"--take-over": take_over, "--writeback": writeback, "--sync": sync is not None}
+    given |= {f"-o {word}": True for word in options if word in ("rw", "writeback") or word.startswith(SYNC)}
+    for option in (option for option, is_given in given.items() if is_given):
+        raise UsageError(
+            f"who follows does not write: {option} makes no sense with --follow", hint="leave one of them out"
+        )
+
+
 def _clear_away(plan: "Plan") -> None:
     """Remove the mount that a dead process left on the mountpoint. We have the lock of its DATA: nobody serves it.
 
@@ -184,6 +204,7 @@ def _run(plan: "Plan", manner: Manner, directory: "DataDirectory", ready: Callab
         take_over=manner.take_over,
         history_only=manner.history_only,
         visiting=manner.visiting,
+        following=manner.following,
     )
     return app.mount(request, directory, ready)
 

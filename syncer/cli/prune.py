@@ -13,8 +13,16 @@ from syncer.cli.paths import untouched
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--keep", metavar="POLICY", help="Keep these snapshots, and not those that the settings say.")
 @click.option("--max-repack", type=click.IntRange(min=0), metavar="BYTES", help="Copy no more than BYTES.")
+@click.option("--forget-follower", metavar="HOST|ID", help="A machine that followed will not come back.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are stable.")
-def command(target: Path | None, dry_run: bool, keep: str | None, max_repack: int | None, as_json: bool) -> None:
+def command(
+    target: Path | None,
+    dry_run: bool,
+    keep: str | None,
+    max_repack: int | None,
+    forget_follower: str | None,
+    as_json: bool,
+) -> None:
     """Delete the snapshots that are not kept, and what nothing needs then; say beforehand what that is.
 
     Name DATA or any path inside the mount; nothing is needed while exactly one mount is running. It works without a
@@ -24,11 +32,15 @@ def command(target: Path | None, dry_run: bool, keep: str | None, max_repack: in
     for so long. `none` keeps what is there now and the snapshots with a label. Packs of which only a part is needed are
     copied until less than a tenth of the remote is of no use.
 
+    A machine that follows (`--follow`) keeps the snapshots it shows, also while it is out of reach. One that will not
+    come back is forgotten by its host's name, or the first digits of its id.
+
     \b
     Examples:
       syncer prune --dry-run
       syncer prune data --keep last=1d,daily=30d
       syncer prune --max-repack 1000000000
+      syncer prune data --forget-follower old-laptop --dry-run
     """
     from syncer import mounts
     from syncer.cli.travel import ask
@@ -37,7 +49,7 @@ def command(target: Path | None, dry_run: bool, keep: str | None, max_repack: in
     data = mounts.resolve(target)
     if keep is not None:
         retention.parse(keep)
-    question: dict[str, object] = {"keep": keep, "max_repack": max_repack}
+    question: dict[str, object] = {"keep": keep, "max_repack": max_repack, "forget": forget_follower}
     if not as_json and not dry_run:
         _say(ask(data, "prune", {**question, "dry_run": True}), "would come back")
     plan = ask(data, "prune", {**question, "dry_run": dry_run})
@@ -48,7 +60,7 @@ def command(target: Path | None, dry_run: bool, keep: str | None, max_repack: in
     elif dry_run:
         _say(plan, "would come back")
     else:
-        _say({**plan, "items": []}, "came back")
+        _say({**plan, "items": [], "followers": []}, "came back")
 
 
 def _say(plan: dict[str, Any], came_back: str) -> None:
@@ -58,6 +70,8 @@ def _say(plan: dict[str, Any], came_back: str) -> None:
         click.echo(printable(f"{going['name']}  {size(going['bytes'])}"))
     if plan["items"]:
         click.echo(f"{len(plan['items']):,} snapshots go, {plan['kept_snapshots']:,} stay")
+    for one in plan["followers"]:
+        click.echo(printable(f"{one['host']} ({one['id'][:8]}) follows, and needs {', '.join(one['keeps'])}"))
     packs = f"{plan['deleted_packs']:,} packs without use, {plan['rewritten_packs']:,} of little use"
     copied = f" ({size(plan['rewritten_bytes'])} copied)" if plan["rewritten_packs"] else ""
     click.echo(f"syncer: {size(plan['freed_bytes'])} of {size(plan['remote_bytes'])} {came_back}: {packs}{copied}")

@@ -102,10 +102,20 @@ def rows(status: "Status") -> list[tuple[str, str]]:
         ),
         ("files", f"{_count(status.files, 'file')} in {folders}, {size(status.logical_bytes)}"),
         ("stored", f"{size(status.unique_bytes)} after removing duplicates, {size(status.remote_bytes)} on the remote"),
-        ("snapshot", status.head or "none yet"),
+        ("snapshot", _snapshot(status)),
         ("history", f"{size(status.history_bytes)} that only snapshots need, {size(status.dead_bytes)} to be pruned"),
         *damaged,
     ]
+
+
+def _snapshot(status: "Status") -> str:
+    from syncer.cli.text import duration
+
+    if not status.follows:
+        return status.head or "none yet"
+    if status.head is None or status.shown_age_s is None:
+        return "none yet; this mount follows the writer"
+    return f"{status.head}, taken {duration(status.shown_age_s)} ago; this mount follows the writer"
 
 
 def _damage(status: "Status") -> str:

@@ -30,21 +30,29 @@ def _live(*numbers: int) -> None:
 
 
 async def changed_behind(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
-    """Have the kernel forget names and inodes that changed without its having asked for it.
+    """Have the kernel forget names, and attributes and pages of inodes, that changed without its having asked for it.
 
     In a thread: each of these calls waits for requests under way that concern the same directory or the same pages,
     and the event loop has to serve those.
     """
-    await trio.to_thread.run_sync(_forget_cached, entries, inodes)
+    await trio.to_thread.run_sync(_forget_cached, entries, inodes, False)
 
 
-def _forget_cached(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+async def moved_on(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+    """As `changed_behind`, but pages stay: who opens a file says whether they are still right.
+
+    What it waits for may wait for the remote: an end of the mount does not wait for that.
+    """
+    await trio.to_thread.run_sync(_forget_cached, entries, inodes, True, abandon_on_cancel=True)
+
+
+def _forget_cached(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int], attr_only: bool) -> None:
     for parent, name in entries:
         with contextlib.suppress(FileNotFoundError):  # it knew nothing of it
             pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
     for number in inodes:
         with contextlib.suppress(FileNotFoundError):
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only)
 
 
 class Adapter(pyfuse3.Operations):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from stat import S_IFDIR, S_IFLNK, S_ISDIR, S_ISLNK, S_ISREG
 
+from syncer.fs.filesystem import FileSystemStatus
 from syncer.fs.handles import O_ACCMODE, O_TRUNC
 from syncer.fs.pastfile import PastFile, PastFiles
 from syncer.meta.inodes import Inode
@@ -140,7 +141,8 @@ class HistoryTree:
 
     # --- numbers -------------------------------------------------------------------------------------------------
 
-    def _new_number(self) -> int:
+    def new_number(self) -> int:
+        """A number of history's, for an inode or a handle, that nothing else gets in this run."""
         self._last_number += 1
         return self._last_number
 
@@ -154,14 +156,14 @@ class HistoryTree:
     def _enter(self, directory: int) -> _Entrance:
         entrance = self._entrances.get(directory)
         if entrance is None:
-            entrance = self._entrances[directory] = _Entrance(self._new_number(), directory)
+            entrance = self._entrances[directory] = _Entrance(self.new_number(), directory)
             self._nodes[entrance.number] = entrance
         return entrance
 
     def _view(self, entrance: _Entrance, name: bytes, snapshot: Snapshot) -> _View:
         view = entrance.views.get(snapshot.place)
         if view is None:
-            view = entrance.views[snapshot.place] = _View(self._new_number(), entrance, name, snapshot)
+            view = entrance.views[snapshot.place] = _View(self.new_number(), entrance, name, snapshot)
             self._nodes[view.number] = view
         return view
 
@@ -169,7 +171,7 @@ class HistoryTree:
         """The node of an entry of *parent*."""
         node = view.nodes.get(entry.inode)
         if node is None:
-            node = view.nodes[entry.inode] = _Node(self._new_number(), view, parent, entry.name, entry.inode)
+            node = view.nodes[entry.inode] = _Node(self.new_number(), view, parent, entry.name, entry.inode)
             self._nodes[node.number] = node
             if S_ISDIR(entry.mode) and entry.tree is not None:
                 node.tree = TreeId(entry.tree)
@@ -363,7 +365,7 @@ class HistoryTree:
         if target is None:
             return None
         if entrance.latest is None:
-            entrance.latest = _Node(self._new_number(), None, entrance, LATEST, 0)
+            entrance.latest = _Node(self.new_number(), None, entrance, LATEST, 0)
             self._nodes[entrance.latest.number] = entrance.latest
         live, time_ns = self._live(entrance.inode), self._names[target].time_ns
         number = entrance.latest.number
@@ -407,7 +409,7 @@ class HistoryTree:
                 await self._refreshed()
                 found = await self._listing(node)
             names = [*found, LATEST] if found else ()
-        handle = self._new_number()
+        handle = self.new_number()
         self._directories[handle] = _Directory(node, names)
         return handle
 
@@ -418,7 +420,7 @@ class HistoryTree:
         """What `.` and `..` are in an open directory, as far as a listing shows it."""
         node = self._directories[handle].node
         above = node.inode if isinstance(node, _Entrance) else node.parent.number if node.parent else node.number
-        return _bare(node.number), _bare(above)
+        return bare(node.number), bare(above)
 
     async def entries(self, handle: int, after: int, limit: int) -> list[Listed]:
         """Up to *limit* entries of an open directory after the cookie *after* (0: from the begin on).
@@ -478,7 +480,7 @@ class HistoryTree:
             entry = await self._entry(node)
         if not S_ISREG(entry.mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        handle = self._new_number()
+        handle = self.new_number()
         self._open[handle] = PastFile(entry)
         return handle
 
@@ -490,6 +492,14 @@ class HistoryTree:
     def release(self, handle: int) -> None:
         del self._open[handle]
 
+    def keeps_pages(self, handle: int) -> bool:
+        """Whether what the kernel has cached of the file is what an open file holds: nothing here ever changes."""
+        return True
+
+    def status(self) -> FileSystemStatus:
+        """What statfs(2) shows: none of it takes room, and there is none."""
+        return FileSystemStatus(0, 0, 0, 0)
+
 
 def _view_of(node: _Node) -> _View:
     view = node if isinstance(node, _View) else node.view
@@ -498,18 +508,17 @@ def _view_of(node: _Node) -> _View:
 
 
 def _entry_seen(node: _Node, entry: Entry) -> Seen:
+    return seen_of(node.number, entry, FOREVER_S, BRIEFLY_S if isinstance(node, _View) else FOREVER_S)
+
+
+def seen_of(number: int, entry: Entry, stat_s: float, name_s: float) -> Seen:
     """Access times are not part of snapshots: the time of the last change stands for them, as after a rebuild."""
     return Seen(
-        *(node.number, entry.mode, entry.nlink, entry.uid, entry.gid, entry.rdev, entry.size),
-        *(
-            entry.mtime_ns,
-            entry.mtime_ns,
-            entry.ctime_ns,
-            FOREVER_S,
-            BRIEFLY_S if isinstance(node, _View) else FOREVER_S,
-        ),
+        *(number, entry.mode, entry.nlink, entry.uid, entry.gid, entry.rdev, entry.size),
+        *(entry.mtime_ns, entry.mtime_ns, entry.ctime_ns, stat_s, name_s),
     )
 
 
-def _bare(number: int) -> Seen:
+def bare(number: int) -> Seen:
+    """What a listing shows of `.` and `..`."""
     return Seen(number, S_IFDIR | 0o555, 2, 0, 0, 0, 0, 0, 0, 0)

@@ -27,7 +27,14 @@ from syncer.meta.snapshottable import KnownSnapshot
 from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry, Load, Node
-from syncer.snapshots.reading import listed_places, read_index, read_snapshot
+from syncer.snapshots.reading import (
+    INDEXES_READ,
+    decode_places,
+    encode_places,
+    listed_places,
+    read_index,
+    read_snapshot,
+)
 from syncer.snapshots.records import (
     PackListing,
     SnapshotRecord,
@@ -131,6 +138,7 @@ class History:
         self._indexes_turn = trio.Lock()
         self._indexed_at = -float("inf")
         self._indexes_read: set[Place] = set()
+        self._indexes_remembered = False
 
     # --- which snapshots there are -------------------------------------------------------------------------------
 
@@ -259,6 +267,21 @@ class History:
             return  # it was dropped, and is still there: whoever saw it again would rely on what is about to go
         self._meta.snapshots.remember(KnownSnapshot(*place, TreeId(found.root), found.time_ns, data))
 
+    async def seek(self, place: Place) -> Snapshot | None:
+        """The snapshot at *place*, asked for by name where it is not known; None where there is none that can be read.
+
+        Raises: BackendError.
+        """
+        if self._meta.snapshots.get(*place) is None and place not in self._unreadable:
+            await self._learn(place)
+        self.known()
+        return self._snapshots.get(place)
+
+    async def is_there(self, snapshot: Snapshot) -> bool:
+        """Whether the remote has the snapshot, asked by name. One that it lacks is forgotten. Raises: BackendError."""
+        await self._forget_if_gone(snapshot.place)
+        return self._meta.snapshots.get(*snapshot.place) is not None
+
     # --- what is in them -----------------------------------------------------------------------------------------
 
     def load(self, tree: TreeId) -> bytes:
@@ -385,20 +408,35 @@ class History:
 
     # --- where things are on the remote --------------------------------------------------------------------------
 
-    async def learn_indexes(self) -> None:
-        """Learn where blocks are that index objects list which were not read before, unless that was just done.
+    def remember_indexes(self) -> None:
+        """From now on DATA remembers which index objects were read, so that the next run need not read them again.
+
+        For a DATA that knows of packs what indexes say, and nothing else.
+        """
+        self._indexes_remembered = True
+        self._indexes_read = decode_places(self._meta.database.state_bytes(INDEXES_READ))
+
+    async def learn_indexes(self, within_s: float = REFRESH_S) -> None:
+        """Learn where blocks are that index objects list which were not read before.
+
+        Not if that was begun less than *within_s* ago; with 0, if it was begun since the call.
 
         Raises: SyncerError: the remote could not be read. What was learned until then stays.
         """
+        called_at = trio.current_time()
         async with self._indexes_turn:
-            if trio.current_time() - self._indexed_at < REFRESH_S:
+            if self._indexed_at > called_at - within_s:
                 return
-            for place in sorted(await listed_places(self._backend, "index/") - self._indexes_read):
+            begun_at = trio.current_time()
+            new = sorted(await listed_places(self._backend, "index/") - self._indexes_read)
+            for place in new:
                 record = await read_index(self._backend, *place)
                 for pack in record.packs:
                     await self._learn_pack(pack, record.seq)
                 self._indexes_read.add(place)
-            self._indexed_at = trio.current_time()
+            if new and self._indexes_remembered:
+                self._meta.database.set_state(INDEXES_READ, encode_places(self._indexes_read))
+            self._indexed_at = begun_at
 
     async def _learn_pack(self, pack: PackListing, seq: int) -> None:
         if self._is_settled(PackId(pack.id)):

@@ -4,8 +4,6 @@ What cannot be listed, read or decoded is an error, and so is what is known to b
 that leaves something out must not make it look unneeded. Runs on the event loop; what was found is in a Marks.
 """
 
-import contextlib
-from collections import defaultdict
 from collections.abc import Callable
 
 import trio
@@ -15,26 +13,20 @@ from syncer.blocks.pack import pack_key, parse_pack_key
 from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.meta.marks import Marks
 from syncer.meta.store import MetaStore
+from syncer.snapshots.build import exists
 from syncer.snapshots.history import History
-from syncer.snapshots.reading import listed_places, read_bounded, read_record
+from syncer.snapshots.reading import listed_places, read_bounded
 from syncer.snapshots.records import (
     OBJECT_MAX_BYTES,
-    FollowerRecord,
     IndexRecord,
     PackListing,
     decode,
-    follower_key,
     index_key,
-    parse_follower_key,
     snapshot_key,
 )
-from syncer.snapshots.retention import Place
-from syncer.values import BlockId, PackId, PeerId
+from syncer.values import BlockId, PackId
 
 LISTED_AT_ONCE = 1000
-FOLLOWER_TRIES = 5
-FOLLOWER_RECORDS = 2
-"""So many of the newest records of each follower count: it may be on its way from one snapshot to the next."""
 HINT = "nothing was deleted; `syncer check --remote` says more"
 
 
@@ -69,16 +61,9 @@ async def _snapshots(meta: MetaStore, backend: Backend, history: History) -> Non
         await history.refresh()
     dropped = set(meta.doomed.keys("snapshots/", -1))
     for place in sorted(listed - set(meta.snapshots.places())):
-        if snapshot_key(*place) not in dropped and await _is_there(backend, snapshot_key(*place)):
-            raise ObjectCorrupt(f"{snapshot_key(*place)} cannot be read", hint=HINT)
-
-
-async def _is_there(backend: Backend, key: str) -> bool:
-    """Whether it is still: snapshots are thinned out while a prune lists them."""
-    with contextlib.suppress(ObjectMissing):
-        await backend.stat(key)
-        return True
-    return False
+        key = snapshot_key(*place)
+        if key not in dropped and await exists(backend, key):  # thinned out while they were listed, it is none of ours
+            raise ObjectCorrupt(f"{key} cannot be read", hint=HINT)
 
 
 async def _packs(backend: Backend, marks: Marks, progress: Callable[[str, int], None]) -> None:
@@ -123,28 +108,3 @@ async def _learn(meta: MetaStore, marks: Marks, pack: PackListing, seq: int) -> 
     blocks = [(BlockId(block_id), offset, sealed, plain) for block_id, offset, sealed, plain in pack.blocks]
     meta.blocks.listed(pack_id, pack.size, pack.kind, seq, blocks)
     await trio.lowlevel.checkpoint()
-
-
-async def needed_by_followers(backend: Backend) -> set[Place]:
-    """The snapshots that machines which follow the writer say they need.
-
-    Raises: BackendError: that cannot be told for sure.
-    """
-    for _ in range(FOLLOWER_TRIES):
-        with contextlib.suppress(ObjectMissing):  # it has gone on meanwhile: look again
-            return await _needed(backend)
-    raise ObjectMissing(f"what followers need cannot be read from {backend.name}", hint=HINT)
-
-
-async def _needed(backend: Backend) -> set[Place]:
-    listed: dict[bytes, list[int]] = defaultdict(list)
-    async for info in backend.list("followers/"):
-        found = parse_follower_key(info.key)
-        if found is not None:
-            listed[found[0]].append(found[1])
-    needed: set[Place] = set()
-    for machine, seqs in listed.items():
-        for seq in sorted(seqs)[-FOLLOWER_RECORDS:]:
-            record = await read_record(backend, follower_key(machine, seq), FollowerRecord)
-            needed.add((PeerId(record.peer), record.seq))
-    return needed

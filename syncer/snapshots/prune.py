@@ -23,10 +23,18 @@ from syncer.backends.base import Backend
 from syncer.blocks.pack import pack_key
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
-from syncer.errors import ObjectCorrupt, SyncerError
+from syncer.errors import ObjectCorrupt, RemoteUnreachable, SyncerError
 from syncer.meta.marks import FIRST_DROPPED, HISTORY, LIVE, Choice, Marks, Stopped
+from syncer.snapshots.followers import (
+    Follower,
+    find_follower,
+    forget_follower,
+    needed_by_followers,
+    needed_places,
+    read_followers,
+)
 from syncer.snapshots.history import History, Snapshot
-from syncer.snapshots.inventory import HINT, needed_by_followers, take_inventory
+from syncer.snapshots.inventory import HINT, take_inventory
 from syncer.snapshots.publisher import Publisher
 from syncer.snapshots.records import index_key
 from syncer.snapshots.references import NodeReader
@@ -74,9 +82,11 @@ class Going:
 class Plan:
     """What a prune is about to do, or has done. All bytes are bytes on the remote.
 
-    *history_bytes* are held by kept snapshots alone, *dead_bytes* by nothing. *freed_bytes* come back.
+    *history_bytes* are held by kept snapshots alone, *dead_bytes* by nothing. *freed_bytes* come back. *followers*
+    have a say in what stays.
     """
 
+    followers: tuple[Follower, ...]
     going: tuple[Going, ...]
     kept_snapshots: int
     remote_bytes: int
@@ -115,32 +125,50 @@ class Pruner:
         """Awaited between steps that change meta.db."""
 
     async def prune(
-        self, policy: Policy, tell: Tell, *, dry_run: bool = False, rewrite_max_bytes: int = UNLIMITED
+        self,
+        policy: Policy,
+        tell: Tell,
+        *,
+        dry_run: bool = False,
+        rewrite_max_bytes: int = UNLIMITED,
+        forget: str | None = None,
     ) -> Plan:
         """Delete the snapshots that *policy* lets go, and what nothing needs then. A *dry_run* only tells the plan.
 
-        *tell* is told steps now and then, and the plan before anything is deleted.
+        *tell* is told steps now and then, and the plan before anything is deleted. *forget* names a machine that
+        follows, as `find_follower` takes it: what it says it needs counts no more.
 
         Raises:
+            NoSuchFollower: there is none to forget.
             BackendError: before the plan was told, and nothing was deleted; or later, and the next prune goes on.
             WrongRepository: another machine writes.
             OSError: the local disk does not take what must be remembered.
         """
         async with self._turn, self._marks() as marks:
             with self._history.keeping():  # what is forgotten is not marked
-                return await self._prune(marks, policy, tell, dry_run, rewrite_max_bytes)
+                run = _Run(self, marks, [], tell)
+                return await self._prune(run, policy, forget, dry_run=dry_run, rewrite_max_bytes=rewrite_max_bytes)
 
-    async def _prune(self, marks: Marks, policy: Policy, tell: Tell, dry_run: bool, rewrite_max_bytes: int) -> Plan:
+    async def _prune(
+        self, run: "_Run", policy: Policy, forget: str | None, *, dry_run: bool, rewrite_max_bytes: int
+    ) -> Plan:
         if not dry_run:
             await self._thinner.check_writer()
         await take_inventory(
-            *(self._meta, self._backend, self._history, marks, lambda what, n: tell(Step(f"listing {what}", n, 0)))
+            *(self._meta, self._backend, self._history, run.marks),
+            lambda what, n: run.tell(Step(f"listing {what}", n, 0)),
         )
-        going = self._thinner.going(policy, await needed_by_followers(self._backend))
-        run = _Run(self, marks, going, tell)
+        followers = await read_followers(self._backend)
+        forgotten = None if forget is None else find_follower(followers, forget)
+        run.followers = tuple(one for one in followers if one is not forgotten)
+        run.going = self._thinner.going(policy, needed_places(run.followers))
         plan = await run.plan(rewrite_max_bytes)
-        tell(plan)
+        run.tell(plan)
         if not dry_run:
+            if forgotten is not None:
+                await self._thinner.check_writer()
+                await forget_follower(self._backend, forgotten)
+            await run.check_followers()
             await run.carry_out(plan)
         return plan
 
@@ -168,9 +196,11 @@ class _Run:
         self._owner = owner
         self._meta = owner._meta
         self._backend = owner._backend
-        self._marks = marks
-        self._going = going
-        self._tell = tell
+        self.marks = marks
+        self.going = going
+        self.tell = tell
+        self.followers: tuple[Follower, ...] = ()
+        """The machines that follow, those that are to be forgotten aside."""
         self._marked: set[tuple[int, int]] = set()
         """Snapshots of which it is marked what they need."""
         self._marked_unsure: set[TreeId] = set()
@@ -184,75 +214,76 @@ class _Run:
         """Mark everything, and choose what goes."""
         self._meta.commit()
         await self._mark_kept()
-        for by, snapshot in enumerate(self._going, FIRST_DROPPED):
-            if self._marks.add_root(snapshot.root, by):
-                await self._in_thread(self._marks.expand, by)
-                await self._in_thread(self._marks.pass_over_unread)
-        self._tell(Step("adding up", 0, 0))
-        await self._in_thread(self._marks.add_up)
+        for by, snapshot in enumerate(self.going, FIRST_DROPPED):
+            if self.marks.add_root(snapshot.root, by):
+                await self._in_thread(self.marks.expand, by)
+                await self._in_thread(self.marks.pass_over_unread)
+        self.tell(Step("adding up", 0, 0))
+        await self._in_thread(self.marks.add_up)
         share = AIM * self._owner.dead_percent / 100
-        await self._in_thread(self._marks.choose, share, rewrite_max_bytes)
+        await self._in_thread(self.marks.choose, share, rewrite_max_bytes)
         plan = self._planned()
         self._remember(plan)
         return plan
 
     async def _mark_kept(self) -> None:
         """Mark what snapshots need that stay and are not marked yet: the newest first."""
-        going = {one.place for one in self._going} - self._owner._history.held
+        going = {one.place for one in self.going} - self._owner._history.held
         kept = [one for one in self._owner._history.known() if one.place not in going | self._marked]
         unsure = self._owner._publisher.unsure - self._marked_unsure
         if self._marked and not kept and not unsure:
             return  # and so the trees that a publication goes on from are as they were, too
         head = self._meta.snapshots.head()
-        await self._in_thread(self._marks.add_published)
+        await self._in_thread(self.marks.add_published)
         newest = [one for one in kept if head is not None and one.place == (head.peer, head.seq)]
         for by, snapshots in ((LIVE, newest), (HISTORY, [one for one in kept if one not in newest])):
             for at, snapshot in enumerate(snapshots):
-                if not self._marks.add_root(snapshot.root, by):
+                if not self.marks.add_root(snapshot.root, by):
                     raise ObjectCorrupt(f"no index lists the root of {_name(snapshot)}", hint=HINT)
                 if by == HISTORY and at % 64 == 0:
-                    self._tell(Step("marking snapshots", at, len(snapshots)))
+                    self.tell(Step("marking snapshots", at, len(snapshots)))
             for root in unsure if by == HISTORY else ():
-                self._marks.add_root(root, by)
+                self.marks.add_root(root, by)
             await self._expand(by)
         self._marked_unsure |= unsure
         self._marked |= {one.place for one in kept}
-        while outdated := await self._in_thread(self._marks.outdated):  # what these name may be so in turn
+        while outdated := await self._in_thread(self.marks.outdated):  # what these name may be so in turn
             self._meta.nodes.forget(outdated)
             self._meta.commit()
-            await self._in_thread(self._marks.again, outdated, LIVE)
+            await self._in_thread(self.marks.again, outdated, LIVE)
             await self._expand(LIVE)
 
     async def _expand(self, by: int) -> None:
         reader = NodeReader(self._meta, self._backend)
         done = 0
         while True:
-            await self._in_thread(self._marks.expand, by)
-            nodes = await self._in_thread(self._marks.unread, READ_AT_ONCE)
+            await self._in_thread(self.marks.expand, by)
+            nodes = await self._in_thread(self.marks.unread, READ_AT_ONCE)
             if not nodes:
                 break
             for node in nodes:
                 await reader.read(node)
                 done += 1
-                self._tell(Step("reading tree nodes", done, 0))
+                self.tell(Step("reading tree nodes", done, 0))
             self._meta.commit()
-            await self._in_thread(self._marks.were_read, [node.number for node in nodes])
+            await self._in_thread(self.marks.were_read, [node.number for node in nodes])
             await self._owner.pace()
-        if await self._in_thread(self._marks.any_unreadable):
+        if await self._in_thread(self.marks.any_unreadable):
             raise ObjectCorrupt("a tree node that a snapshot needs is not on the remote", hint=HINT)
         self._unknown += reader.unknown
         if reader.unknown:
             log.warning("%d tree nodes name blocks that are nowhere; `syncer check --remote` says more", reader.unknown)
 
     def _planned(self) -> Plan:
-        marks = self._marks
+        marks = self.marks
         sums = marks.sums()
         packs, size, _ = marks.chosen_totals(rewrite=False)
         again, again_size, needed = marks.chosen_totals(rewrite=True)
         return Plan(
+            followers=self.followers,
             going=tuple(
                 Going(_name(one), one.id, one.time_ns, one.label, marks.held_bytes(by))
-                for by, one in enumerate(self._going, FIRST_DROPPED)
+                for by, one in enumerate(self.going, FIRST_DROPPED)
             ),
             kept_snapshots=len(self._marked),
             remote_bytes=sums.pack_bytes,
@@ -272,17 +303,29 @@ class _Run:
 
     # --- deleting ------------------------------------------------------------------------------------------------
 
+    async def check_followers(self) -> None:
+        """Make sure that no follower has begun to need what goes while it was found out what that is.
+
+        Raises: BackendError: one has, or it cannot be told; nothing was deleted.
+        """
+        needed = await needed_by_followers(self._backend)
+        for one in self.going:
+            if one.place in needed:
+                raise RemoteUnreachable(
+                    f"a machine that follows has begun to need {_name(one)}", hint="nothing was deleted; try again"
+                )
+
     async def carry_out(self, plan: Plan) -> None:
         """Do what was planned. Raises: as `Pruner.prune`."""
         doomed = self._meta.doomed
-        doomed.forget_gone(await self._in_thread(self._marks.undeleted))
-        self._tell(Step("deleting snapshots", 0, len(self._going)))
-        await self._owner._thinner.drop(self._going)
+        doomed.forget_gone(await self._in_thread(self.marks.undeleted))
+        self.tell(Step("deleting snapshots", 0, len(self.going)))
+        await self._owner._thinner.drop(self.going)
         await self._rewrite()
         await self._forget()
         await self._doom_strays()
         await self._replace_indexes()
-        self._tell(Step("deleting packs", 0, 0))
+        self.tell(Step("deleting packs", 0, 0))
         await self._owner._thinner.delete_doomed("packs/")
         _, remote_bytes = self._meta.blocks.content_totals()
         left = max(0, plan.dead_bytes - plan.freed_bytes)
@@ -291,26 +334,26 @@ class _Run:
     async def _rewrite(self) -> None:
         owner = self._owner
         rewriter = Rewriter(self._meta, self._backend, owner._store.packs, owner._durability)
-        _, _, total = self._marks.chosen_totals(rewrite=True)
+        _, _, total = self.marks.chosen_totals(rewrite=True)
         after = 0
         if total:
             await owner._thinner.check_writer()
-        while choices := self._marks.choices(rewrite=True, after=after):
+        while choices := self.marks.choices(rewrite=True, after=after):
             for choice in choices:
                 after = choice.pack
-                needed = await self._in_thread(self._marks.needed_in, choice)
+                needed = await self._in_thread(self.marks.needed_in, choice)
                 if not await rewriter.add(choice, self._meta.blocks.kind_of(choice.id), needed):
-                    self._marks.leave(choice.pack)
-                self._tell(Step("rewriting packs (bytes)", rewriter.copied_bytes, total))
+                    self.marks.leave(choice.pack)
+                self.tell(Step("rewriting packs (bytes)", rewriter.copied_bytes, total))
                 await owner.pace()
         await rewriter.finish()
         self._meta.commit()
 
     async def _forget(self) -> None:
         """Forget the blocks that nothing needs, pack by pack, and doom the packs."""
-        total, after = sum(self._marks.chosen_totals(rewrite=again)[0] for again in (False, True)), 0
+        total, after = sum(self.marks.chosen_totals(rewrite=again)[0] for again in (False, True)), 0
         done = 0
-        while choices := self._marks.choices(after=after):
+        while choices := self.marks.choices(after=after):
             await self._owner._thinner.check_writer()
             async with self._owner._publisher.turn:
                 self._meta.commit()
@@ -321,7 +364,7 @@ class _Run:
                     await self._forget_pack(choice)
                     if trio.current_time() > end:
                         break
-            self._tell(Step("forgetting packs", done, total))
+            self.tell(Step("forgetting packs", done, total))
 
     async def _forget_pack(self, choice: Choice) -> None:
         doomed = self._meta.doomed
@@ -345,7 +388,7 @@ class _Run:
             self._meta.doomed.is_free(pack_id)
             and not self._owner._store.packs.is_flying(pack_id)
             and not any(number in pinned for number in numbers)
-            and not self._marks.any_kept(numbers)
+            and not self.marks.any_kept(numbers)
         )
 
     async def _doom_strays(self) -> None:
@@ -356,7 +399,7 @@ class _Run:
         if self._unknown:
             return
         seen, seq = self._meta.doomed.strays(), self._meta.snapshots.next_seq("snapshot")
-        found = await self._in_thread(lambda: list(self._marks.strays()))
+        found = await self._in_thread(lambda: list(self.marks.strays()))
         await self._owner._thinner.check_writer()
         for pack_id in found:
             old = seen.get(pack_id, seq) < seq
@@ -374,24 +417,24 @@ class _Run:
 
     async def _replace_indexes(self) -> None:
         """Have newer index objects list what stays of those that list packs which go; then those go."""
-        stale = await self._in_thread(self._marks.stale_indexes)
+        stale = await self._in_thread(self.marks.stale_indexes)
         publisher = self._owner._publisher
         async with publisher.turn:
             for at, place in enumerate(stale):
-                packs = await self._in_thread(self._marks.staying_packs, place)
+                packs = await self._in_thread(self.marks.staying_packs, place)
                 for begin in range(0, len(packs), LISTED_AT_ONCE):
                     self._meta.doomed.list_again(packs[begin : begin + LISTED_AT_ONCE])
                     await self._owner.pace()
-                self._tell(Step("listing packs anew", at, len(stale)))
+                self.tell(Step("listing packs anew", at, len(stale)))
             await self._owner._thinner.check_writer()
             await publisher.publish_index()
             self._meta.doomed.doom_indexes([index_key(*place) for place in stale])
             self._meta.commit()
-        self._tell(Step("deleting indexes", 0, len(stale)))
+        self.tell(Step("deleting indexes", 0, len(stale)))
         await self._owner._thinner.delete_doomed("index/")
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await in_thread(self._marks, function, *arguments)
+        return await in_thread(self.marks, function, *arguments)
 
 
 async def in_thread(marks: Marks, function: Callable[..., T], *arguments: object) -> T:

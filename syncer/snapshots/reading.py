@@ -3,6 +3,7 @@
 The length is asked for first: whatever a remote holds under a key, no more of it than the limit comes into memory.
 """
 
+from collections.abc import Collection
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +24,9 @@ from syncer.snapshots.records import (
     snapshot_key,
 )
 from syncer.values import PeerId
+
+INDEXES_READ = "indexes_read"
+"""Key of the state, see `History.remember_indexes`."""
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -62,6 +66,16 @@ async def read_snapshot(backend: Backend, peer: PeerId, seq: int) -> tuple[Snaps
 async def listed_places(backend: Backend, prefix: str) -> set[tuple[PeerId, int]]:
     """(peer, sequence number) of each object under `snapshots/` or `index/`. Raises: BackendError."""
     return {place async for info in backend.list(prefix) if (place := parse_seq_key(info.key)) is not None}
+
+
+def encode_places(places: Collection[tuple[PeerId, int]]) -> bytes:
+    """*places* for the state of meta.db."""
+    return msgspec.msgpack.encode(sorted(places))
+
+
+def decode_places(data: bytes | None) -> set[tuple[PeerId, int]]:
+    """What `encode_places` has made; none of nothing."""
+    return set() if data is None else {(PeerId(peer), seq) for peer, seq in msgspec.msgpack.decode(data)}
 
 
 async def read_format(backend: Backend) -> Format:

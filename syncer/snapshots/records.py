@@ -102,11 +102,12 @@ class SnapshotRecord(msgspec.Struct, array_like=True, frozen=True, tag="snapshot
 
 
 class FollowerRecord(msgspec.Struct, array_like=True, frozen=True, tag="follower"):
-    """The snapshot (peer, seq) that a machine which only reads needs, until it says otherwise."""
+    """A snapshot (peer, seq) that a machine which only reads needs until it deletes this. *host* is for people."""
 
     version: int
     peer: _Peer
     seq: _Count
+    host: str
 
 
 _MAGIC: Mapping[type[msgspec.Struct], bytes] = {

@@ -15,7 +15,7 @@ import trio
 
 from syncer.backends.base import Backend, ObjectInfo
 from syncer.backends.confirmed import put_read_back
-from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
+from syncer.errors import BackendError, DataUnusable, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import (
     INDEXES,
@@ -27,7 +27,8 @@ from syncer.snapshots.build import (
     newest_left_out,
     newest_snapshots,
 )
-from syncer.snapshots.reading import read_format, read_record, read_snapshot
+from syncer.snapshots.needs import MACHINE, PUT, TAKEN
+from syncer.snapshots.reading import INDEXES_READ, decode_places, listed_places, read_format, read_record, read_snapshot
 from syncer.snapshots.records import (
     FORMAT_KEY,
     VERSION,
@@ -41,12 +42,16 @@ from syncer.snapshots.records import (
     peer_key,
     snapshot_key,
 )
-from syncer.values import PeerId, TreeId
+from syncer.values import ROOT_INODE, PeerId, TreeId
 
 log = logging.getLogger(__name__)
 
 PEERS_MAX = 1024
 """Machines that ever wrote to a repository, one after the other: more are not believed."""
+FOLLOWS = "follows"
+"""Key of the state, see `is_follower`."""
+OUTDATED_MIN = 64
+"""So few indexes may be gone all of them: little is known from them."""
 CHECK_S = 5.0
 """How long a mount of a known DATA looks at the remote before it goes on without. Publications look again."""
 
@@ -75,9 +80,12 @@ async def join(meta: MetaStore, backend: Backend, wish: Wish) -> Membership:
     is built from its newest snapshot.
 
     Raises:
+        DataUnusable: DATA follows a writer.
         WrongRepository: DATA belongs to another repository, or there is none and *wish* is to read only.
         BackendError: an empty DATA, and the remote cannot be used.
     """
+    if is_follower(meta):
+        raise DataUnusable("DATA follows what another machine writes", hint="give --follow, or name an empty DATA")
     if meta.peer:
         with trio.move_on_after(CHECK_S):
             try:
@@ -111,6 +119,68 @@ async def visit(meta: MetaStore, backend: Backend) -> Membership:
     _take_repository(meta, backend, bytes.fromhex(repository))
     await learn_packs(meta, backend)
     return Membership(None)
+
+
+def is_follower(meta: MetaStore) -> bool:
+    """Whether DATA shows what another machine writes, and has nothing of its own."""
+    return bool(meta.database.state_integer(FOLLOWS))
+
+
+async def follow(meta: MetaStore, backend: Backend) -> Membership:
+    """Make *meta* belong to the repository without a live tree, for who follows its writer.
+
+    The remote need not be there: what was shown last can be shown again.
+
+    Raises:
+        DataUnusable: DATA has a file system of its own.
+        WrongRepository: the remote has none, or another one.
+        BackendError: the remote refuses us.
+    """
+    if meta.peer or meta.snapshots.is_built() or meta.inodes.get(ROOT_INODE) is not None:
+        raise DataUnusable(
+            "DATA holds a file system of its own", hint="give --follow an empty DATA, or mount this one without it"
+        )
+    known = meta.database.state_bytes("repository")
+    meta.database.set_state(FOLLOWS, 1)
+    with trio.move_on_after(CHECK_S):
+        try:
+            _take_repository(meta, backend, bytes.fromhex((await read_format(backend)).repository))
+        except ObjectMissing as error:
+            if known is None:
+                raise _no_repository(backend, "mount it for writing on another machine first") from error
+            log.warning("the repository is not at %s now", backend.name)
+        except BackendError as error:
+            if not error.retry:
+                raise
+            log.warning("the remote cannot be asked now: %s", error)
+        else:
+            await _forget_outdated(meta, backend)
+    meta.commit()
+    return Membership(None)
+
+
+async def _forget_outdated(meta: MetaStore, backend: Backend) -> None:
+    """Begin anew where most of the indexes are gone from which it is known what is where: prunes have replaced them.
+
+    Else what is known of packs that are gone would be kept for ever.
+    """
+    known = decode_places(meta.database.state_bytes(INDEXES_READ))
+    try:
+        gone = known - await listed_places(backend, "index/")
+    except BackendError as error:
+        log.info("whether much of what is known is outdated cannot be told: %s", error)
+        return
+    if 2 * len(gone) <= max(len(known), OUTDATED_MIN):
+        return
+    log.info("%d of %d indexes that were read are gone: they are read anew", len(gone), len(known))
+    kept = {key: meta.database.state_bytes(key) for key in ("repository", MACHINE, PUT)}
+    taken = meta.database.state_integer(TAKEN)
+    meta.wipe()
+    meta.database.set_state(FOLLOWS, 1)
+    meta.database.set_state(TAKEN, taken)
+    for key, value in kept.items():
+        if value is not None:
+            meta.database.set_state(key, value)
 
 
 def _no_repository(backend: Backend, hint: str = "mount it once without --read-only") -> WrongRepository:

@@ -13,8 +13,8 @@ from syncer.backends.together import for_each
 from syncer.blocks.syncing import Durability
 from syncer.errors import SyncerError, UsageError
 from syncer.meta.store import MetaStore
+from syncer.snapshots.followers import needed_by_followers
 from syncer.snapshots.history import History, Snapshot
-from syncer.snapshots.inventory import needed_by_followers
 from syncer.snapshots.publisher import Publisher
 from syncer.snapshots.records import snapshot_key
 from syncer.snapshots.retention import Place, Policy, Taken, kept

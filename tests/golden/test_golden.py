@@ -103,7 +103,7 @@ RECORDS: dict[str, PeerRecord | IndexRecord | SnapshotRecord | FollowerRecord] =
         *(1, 2, 7, some_id("root"), ((1, 12),), TIME_NS, "bücher", 5, 2, 2**42, 2**41, 2**41 + 99, None, True),
         "unmount",
     ),
-    "follower": FollowerRecord(1, 2, 7),
+    "follower": FollowerRecord(1, 2, 7, "anna"),
 }
 FORMAT = Format(1, some_id("repository")[:16].hex(), TIME_NS)
 

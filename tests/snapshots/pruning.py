@@ -26,10 +26,19 @@ def packs(remote: MemoryBackend) -> int:
     return sum(len(data) for key, data in remote.objects.items() if key.startswith("packs/"))
 
 
-async def prune(peer: Peer, policy: str = "none", *, dry_run: bool = False, rewrite: int = UNLIMITED) -> Plan:
+async def prune(
+    peer: Peer,
+    policy: str = "none",
+    *,
+    dry_run: bool = False,
+    rewrite: int = UNLIMITED,
+    forget: str | None = None,
+) -> Plan:
     with trio.fail_after(120):
         told: list[Step | Plan] = []
-        plan = await peer.engine.pruner.prune(parse(policy), told.append, dry_run=dry_run, rewrite_max_bytes=rewrite)
+        plan = await peer.engine.pruner.prune(
+            parse(policy), told.append, dry_run=dry_run, rewrite_max_bytes=rewrite, forget=forget
+        )
         assert plan in told
         return plan
 

@@ -10,7 +10,10 @@ from syncer.backends.base import ObjectInfo
 from syncer.backends.faulty import Fault, FaultyBackend
 from syncer.backends.memory import MemoryBackend
 from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable, SyncerError, WrongRepository
+from syncer.snapshots.followers import NoSuchFollower
+from syncer.snapshots.prune import Plan, Step
 from syncer.snapshots.records import VERSION, FollowerRecord, encode, follower_key
+from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE
 from tests.snapshots.pruning import Moments, World, go_on, packs, prune
 from tests.snapshots.rig import Remote, built_from, opened, same
@@ -86,10 +89,51 @@ async def test_what_a_follower_needs_stays(tmp_path: Path) -> None:
         await world.churn(random.Random(1))
         places = peer.meta.snapshots.places()
         for seq, place in enumerate(places[:3], 1):
-            record = encode(FollowerRecord(VERSION, *place))
+            record = encode(FollowerRecord(VERSION, *place, "anna"))
             remote.objects[follower_key(b"m" * 16, seq)] = record
         await prune(peer)
-        assert peer.meta.snapshots.places() == [*places[1:3], places[-1]], "the two newest records count"
+        assert peer.meta.snapshots.places() == [*places[:3], places[-1]]
+        await world.check()
+
+
+async def test_a_follower_that_will_not_come_back_is_forgotten(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await world.churn(random.Random(1))
+        places = peer.meta.snapshots.places()
+        for machine, host, place in ((b"m" * 16, "anna", places[0]), (b"n" * 16, "bert", places[1])):
+            remote.objects[follower_key(machine, 7)] = encode(FollowerRecord(VERSION, *place, host))
+        for unknown in ("carl", "6d6", "ff00"):
+            with pytest.raises(NoSuchFollower):
+                await prune(peer, forget=unknown)
+        plan = await prune(peer, dry_run=True, forget="anna")
+        assert [one.host for one in plan.followers] == ["bert"] and len(plan.going) == len(places) - 2
+        assert peer.meta.snapshots.places() == places
+        await prune(peer, forget=b"mm".hex())
+        assert peer.meta.snapshots.places() == [places[1], places[-1]]
+        assert [key for key in remote.objects if key.startswith("followers/")] == [follower_key(b"n" * 16, 7)]
+        await world.check()
+
+
+async def test_a_follower_that_begins_to_need_what_goes_stops_it(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await world.churn(random.Random(1))
+        place = peer.meta.snapshots.places()[0]
+
+        def follow(event: Step | Plan) -> None:
+            if isinstance(event, Step):
+                return
+            remote.objects[follower_key(b"m" * 16, 1)] = encode(FollowerRecord(VERSION, *place, "anna"))
+
+        before = {key for key in remote.objects if not key.startswith("followers/")}
+        with pytest.raises(RemoteUnreachable):
+            await peer.engine.pruner.prune(parse("none"), follow)
+        assert before <= set(remote.objects)
+        await prune(peer)
+        assert place in peer.meta.snapshots.places()
         await world.check()
 
 
@@ -188,7 +232,7 @@ async def test_a_listing_that_fails_half_way_stops_it(tmp_path: Path, prefix: st
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
         await World(peer, remote, tmp_path).churn(random.Random(2))
-        record = encode(FollowerRecord(VERSION, *peer.meta.snapshots.places()[0]))
+        record = encode(FollowerRecord(VERSION, *peer.meta.snapshots.places()[0], "anna"))
         remote.objects.update({follower_key(b"m" * 16, 1): record, follower_key(b"n" * 16, 1): record})
         objects = dict(remote.objects)
         error = RemoteUnreachable("the line is cut")
@@ -204,7 +248,7 @@ async def test_what_cannot_be_decoded_stops_it(tmp_path: Path, prefix: str) -> N
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
         await World(peer, remote, tmp_path).churn(random.Random(3))
-        remote.objects[follower_key(b"m" * 16, 1)] = encode(FollowerRecord(VERSION, 1, 1))
+        remote.objects[follower_key(b"m" * 16, 1)] = encode(FollowerRecord(VERSION, 1, 1, "anna"))
         key = next(key for key in remote.objects if key.startswith(prefix))
         remote.objects[key] = remote.objects[key][:-1] + b"?"
         objects = dict(remote.objects)
