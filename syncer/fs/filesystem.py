@@ -121,20 +121,20 @@ class FileSystem:
             self._drop_privileges(inode, caller)
         elif mode is None and atime_ns is None and mtime_ns is None and not inode.is_directory:
             self._check_may_end(inode, caller)
-            self._drop_privileges(inode, None)
+            self._drop_privileges(inode, caller, given_away=True)
         if size is None or any(value is not None for value in (mode, uid, gid, atime_ns, mtime_ns)):
             self._meta.inodes.set_attributes(number, mode, uid, gid, atime_ns, mtime_ns, time.time_ns())
         return self.names.inode(number)
 
-    def _drop_privileges(self, inode: Inode, writer: Caller | None) -> bool:
-        """Clear set-id bits and the file's capabilities, because *writer* changed the content, or (None) the owner did.
+    def _drop_privileges(self, inode: Inode, caller: Caller, *, given_away: bool = False) -> bool:
+        """Clear set-id bits and the file's capabilities, because *caller* changed the content, or calls chown(2).
 
         The kernel leaves this to us (device.py) when a file is truncated or given away. Before a write(2) it removes
         capabilities itself and asks for the bits. As in ext4, root's writes keep the set-id bits, a new owner
         never does, and a set-group-id bit without execution by the group is a mark for locks and stays within the
         group. Returns whether anything was cleared.
         """
-        cleared = _ended(inode, writer)
+        cleared = _ended(inode, caller, given_away=given_away)
         if cleared:
             mode = inode.mode & ~cleared
             self._meta.inodes.set_attributes(inode.number, mode, None, None, None, None, time.time_ns())
@@ -148,7 +148,11 @@ class FileSystem:
 
         Raises: OSError EPERM.
         """
-        if caller.uid in (0, inode.uid) or not _ended(inode, None) or self.handles.is_written(inode.number):
+        if (
+            caller.uid in (0, inode.uid)
+            or not _ended(inode, caller, given_away=True)
+            or self.handles.is_written(inode.number)
+        ):
             return
         raise OSError(errno.EPERM, "not the owner")
 
@@ -298,12 +302,12 @@ def _kept_time(time_ns: int | None) -> int | None:
     return None if time_ns is None else max(-(2**63), min(time_ns, 2**63 - 1))
 
 
-def _ended(inode: Inode, writer: Caller | None) -> int:
-    """The set-id bits that go when *writer* changes the content, or (None) whoever may calls chown(2)."""
-    if writer is not None and not writer.uid:
+def _ended(inode: Inode, caller: Caller, *, given_away: bool) -> int:
+    """The set-id bits that go when *caller* changes the content, or calls chown(2)."""
+    if not caller.uid and not given_away:
         return 0
     ended = inode.mode & S_ISUID
-    if inode.mode & S_ISGID and (inode.mode & S_IXGRP or (writer is not None and not writer.is_in(inode.gid))):
+    if inode.mode & S_ISGID and (inode.mode & S_IXGRP or (caller.uid and not caller.is_in(inode.gid))):
         ended |= S_ISGID
     return ended
 

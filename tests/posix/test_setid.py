@@ -207,6 +207,22 @@ def test_the_owner_who_changes_the_group_takes_them(folder: Path, mode: int, aft
     assert mode_of(path) == after
 
 
+@pytest.mark.parametrize("way", ["write", "truncate", "chown"])
+def test_a_mark_for_locks_is_ended_by_an_owner_outside_the_group(folder: Path, way: str) -> None:
+    path = program(folder, 0o2644)
+    os.chown(path, -1, BOB.gid)
+    path.chmod(0o2644)
+    with acting_as(ALICE):
+        if way == "write":
+            with path.open("r+b") as file:
+                file.write(b"x")
+        elif way == "truncate":
+            os.truncate(path, 3)
+        else:
+            os.chown(path, -1, -1)
+    assert mode_of(path) == 0o644
+
+
 @pytest.mark.parametrize("mode", [0o6755, 0o2745, 0o7777], ids=oct)
 def test_directories_that_are_given_away_keep_them(folder: Path, mode: int) -> None:
     path = make("directory", folder / "d", mode)

@@ -273,6 +273,8 @@ class Driver:
         assert node is not None
         self.fs.setattr(self.number(node), uid=uid, gid=gid)
         node.uid, node.gid = uid, gid
+        if not stat.S_ISDIR(node.mode):  # by root: a set-group-id bit without execution by the group stays
+            node.mode &= ~(stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0))
 
     async def do_utimens(self, index: int, mtime_ns: int) -> None:
         node = self._node(index)
