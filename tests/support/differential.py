@@ -291,7 +291,10 @@ class Pair:
     def _compare_times(self, before: tuple[View, View]) -> None:
         """Which times changed, that new ones are of now, and that those that were set are as they were set."""
         old, new = ([view.statuses() for view in views] for views in (before, self._views))
+        named = {seen.number for seen in self.view.tree.values() if isinstance(seen, Status)}
         for number, plain in new[0].items():
+            if number not in old[0] and number not in named:
+                continue  # opened through a symlink that leads out of the tree: it is older than this step
             mount = new[1][self._numbers[number]]
             regular, fifo = stat.S_ISREG(plain.mode), stat.S_ISFIFO(plain.mode)
             if fifo and self._step[0] in (*READERS, *WRITERS):
