@@ -110,6 +110,8 @@ class Renewal:
         self._in_doubt: set[int] = set()
         """Inode numbers below of files that may lack something, as a file keeps its own when it moves. One that was
         freed meanwhile may come back with another file: that is then made anew for nothing."""
+        self._told: set[Path] = set()
+        """Files that the last attempt to make everything anew has failed for; the log has a line of each."""
         self.failures = 0
         """How often a sync has failed in this run, or in the one before that has left a note of it."""
         self.budget: Budget | None = None
@@ -157,8 +159,12 @@ class Renewal:
                 try:
                     await self.renew([path], patience_s=0.0)
                 except OSError as error:
-                    log.error("%s may lack what the disk did not take: %s", path, error)
+                    log.log(
+                        logging.DEBUG if path in self._told else logging.ERROR,
+                        "%s may lack what the disk did not take: %s", path, error,
+                    )  # fmt: skip
                     failed.add(path)
+        self._told = failed
         if not failed:
             self._in_doubt.clear()  # the others are gone
         return not failed
@@ -170,6 +176,8 @@ class Renewal:
             await self.budget.reserve(room_bytes, patience_s, sealing=True)
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
+        if not self.is_in_doubt(path):
+            return  # it has moved while this waited for room
         with self.budget.hold(room_bytes), self._dirty.watched(path) as written, self._copying(path) as copy:
             await trio.to_thread.run_sync(copy.fill)
             self._place(copy, written)
