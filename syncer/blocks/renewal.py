@@ -144,12 +144,11 @@ class Renewal:
         Raises: OSError: ENOSPC too, where the budget has no room for a copy within *patience_s* (RESERVE_S);
             they stay in doubt.
         """
-        async with self._turn:
-            for file in files:
-                while self.is_in_doubt(file):  # it may move meanwhile
-                    path = file if isinstance(file, Path) else path_of(file)
-                    if path is not None:
-                        await self._renew(path, RESERVE_S if patience_s is None else patience_s)
+        for file in files:
+            while self.is_in_doubt(file):  # it may move meanwhile
+                path = file if isinstance(file, Path) else path_of(file)
+                if path is not None:
+                    await self._renew(path, RESERVE_S if patience_s is None else patience_s)
 
     async def renew_all(self) -> bool:
         """Make all files anew that are in doubt, as far as that can be done now. Whether nothing is in doubt then."""
@@ -176,11 +175,12 @@ class Renewal:
             await self.budget.reserve(room_bytes, patience_s, sealing=True)
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
-        if not self.is_in_doubt(path):
-            return  # it has moved while this waited for room
-        with self.budget.hold(room_bytes), self._dirty.watched(path) as written, self._copying(path) as copy:
-            await trio.to_thread.run_sync(copy.fill)
-            self._place(copy, written)
+        with self.budget.hold(room_bytes):
+            async with self._turn:  # not before: a checkpoint, which makes room, must not wait for who waits for it
+                if self.is_in_doubt(path):  # it may have moved, or been made anew by another
+                    with self._dirty.watched(path) as written, self._copying(path) as copy:
+                        await trio.to_thread.run_sync(copy.fill)
+                        self._place(copy, written)
 
     @contextlib.contextmanager
     def _copying(self, path: Path) -> Iterator[_Copy]:

@@ -244,6 +244,23 @@ async def test_what_moves_while_it_waits_for_room_is_made_anew_where_it_is_then(
     assert not lost(disk, tmp_path)
 
 
+async def test_a_checkpoint_does_not_wait_for_who_waits_for_room(tmp_path: Path, disk: RefusingDisk) -> None:
+    """It is what gives room."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine, trio.open_nursery() as nursery:
+        _, handle, _ = await made(engine, "overlay", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        engine.store.budget.on_pressure = lambda: None
+        with engine.store.budget.hold(engine.settings.budget_bytes):
+            nursery.start_soon(engine.file_system.fsync, handle)
+            with trio.fail_after(10):
+                while not engine.store.budget.waiting:
+                    await trio.lowlevel.checkpoint()
+                await engine.checkpoint()
+            assert engine.store.budget.waiting
+        engine.store.budget.changed()
+    assert not lost(disk, tmp_path)
+
+
 async def test_an_fsync_costs_what_it_must_while_nothing_is_refused(tmp_path: Path, disk: RefusingDisk) -> None:
     """The file and the journal, once each; of a folder the names once, where one is new."""
 
