@@ -5,7 +5,8 @@ import ctypes
 import errno
 import os
 import resource
-from collections.abc import Collection, Iterable, Iterator
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
@@ -170,35 +171,40 @@ class NewNames:
     """
 
     def __init__(self) -> None:
-        self._folders: set[Path] = set()
+        self._noted: dict[Path, object] = {}
+        """Folders with new names, each with a mark of its newest one. They stay here until that is durable, because two
+        threads may see to the same."""
+        self._lock = threading.Lock()
 
     def note(self, folder: Path) -> None:
         """There is a new name in the folder, or there will be before it is synced."""
-        self._folders.add(folder)
+        with self._lock:
+            self._noted[folder] = object()
 
     @property
     def is_any(self) -> bool:
-        return bool(self._folders)
+        return bool(self._noted)
 
     def sync(self, folders: Iterable[Path]) -> None:
         """Make the names in those of *folders* durable that have new ones. Raises: OSError."""
-        for folder in self._folders.intersection(folders):
-            self._folders.discard(folder)  # before: somebody may make another name meanwhile
-            try:
+        for folder in folders:
+            if (mark := self._noted.get(folder)) is not None:
                 sync_folder(folder)
-            except OSError:
-                self._folders.add(folder)
-                raise
+                self._forget({folder: mark})
 
     def sync_all(self, folder: Path) -> None:
         """Make everything durable on the file system of *folder*, which is that of all. Raises: OSError."""
-        before = set(self._folders)
-        self._folders -= before
-        try:
-            sync_file_system(folder)
-        except OSError:
-            self._folders |= before
-            raise
+        with self._lock:
+            before = dict(self._noted)
+        sync_file_system(folder)
+        self._forget(before)
+
+    def _forget(self, durable: Mapping[Path, object]) -> None:
+        """But for folders where somebody has made another name meanwhile."""
+        with self._lock:
+            for folder, mark in durable.items():
+                if self._noted.get(folder) is mark:
+                    del self._noted[folder]
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -193,10 +193,14 @@ class DirtyFiles:
 
     def sweep(self, in_use: Collection[int]) -> int:
         """Delete every file that is not *in_use*; returns how many."""
-        stale = [number for number, _ in self._listed() if number not in in_use]
+        stale = self.unused(in_use)
         for number in stale:
             self.delete(number)
         return len(stale)
+
+    def unused(self, in_use: Collection[int]) -> list[int]:
+        """The files that are not *in_use*."""
+        return [number for number, _ in self._listed() if number not in in_use]
 
 
 def _whole(data: bytes, length: int, dirty: int) -> bytes:

@@ -4,14 +4,21 @@ Looked for at the first start after the machine's, in what the remote lacks. Wha
 written: a file is shorter, or has what was below, or a hole; as on any local file system. Each is a line in the log.
 """
 
+import contextlib
+import itertools
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from blake3 import blake3
+
 from syncer.blocks.cache import BlockCache
 from syncer.blocks.dirty import DirtyFiles
 from syncer.disk import data_ranges
+from syncer.errors import LocalDamage
+from syncer.meta.blocktable import Block
 from syncer.meta.store import MetaStore
 from syncer.values import FILE_END_MAX
 
@@ -23,6 +30,7 @@ Range = tuple[int, int]
 
 def mend_losses(meta: MetaStore, dirty: DirtyFiles, cache: BlockCache) -> None:
     """Take what is lost out of the files that name it. May be done again. What became a block is in the cache."""
+    _move_back(meta, dirty, cache)
     for number in meta.inodes.unsealed():
         inode = meta.inodes.need(number)
         if inode.tail and _missing(dirty, inode.tail, [(0, inode.size - inode.tail_start)]):
@@ -39,6 +47,28 @@ def mend_losses(meta: MetaStore, dirty: DirtyFiles, cache: BlockCache) -> None:
     for number, ranges in lost.items():
         _take_out(meta, number, ranges)
     meta.commit()
+
+
+def _move_back(meta: MetaStore, dirty: DirtyFiles, cache: BlockCache) -> None:
+    """Blocks that are in the cache, as it was recorded, and in truth are dirty files still: file systems that keep no
+    order among names may forget that one has moved, and not that this was recorded.
+    """
+    missing = [block for block in meta.blocks.pending_files() if not cache.path(block.id).exists()]
+    unused = dirty.unused(meta.extents.dirty_in_use()) if missing else []
+    for block, number in itertools.product(missing, unused):
+        if _begins_with(dirty, number, block):
+            descriptor = dirty.release(number, block.size)
+            try:
+                cache.adopt(block.id, dirty.path(number))
+                os.fsync(descriptor)  # it may have become shorter
+            finally:
+                os.close(descriptor)
+
+
+def _begins_with(dirty: DirtyFiles, number: int, block: Block) -> bool:
+    with contextlib.suppress(OSError, LocalDamage):
+        return blake3(dirty.read(number, 0, block.size)).digest() == block.id
+    return False
 
 
 def _missing(dirty: DirtyFiles, number: int, ranges: Sequence[Range]) -> list[Range]:

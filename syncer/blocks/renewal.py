@@ -110,6 +110,8 @@ class Renewal:
         self._in_doubt: set[int] = set()
         """Inode numbers below of files that may lack something, as a file keeps its own when it moves. One that was
         freed meanwhile may come back with another file: that is then made anew for nothing."""
+        self._told: set[Path] = set()
+        """Files that the last attempt to make everything anew has failed for; the log has a line of each."""
         self.failures = 0
         """How often a sync has failed in this run, or in the one before that has left a note of it."""
         self.budget: Budget | None = None
@@ -142,12 +144,11 @@ class Renewal:
         Raises: OSError: ENOSPC too, where the budget has no room for a copy within *patience_s* (RESERVE_S);
             they stay in doubt.
         """
-        async with self._turn:
-            for file in files:
-                while self.is_in_doubt(file):  # it may move meanwhile
-                    path = file if isinstance(file, Path) else path_of(file)
-                    if path is not None:
-                        await self._renew(path, RESERVE_S if patience_s is None else patience_s)
+        for file in files:
+            while self.is_in_doubt(file):  # it may move meanwhile
+                path = file if isinstance(file, Path) else path_of(file)
+                if path is not None:
+                    await self._renew(path, RESERVE_S if patience_s is None else patience_s)
 
     async def renew_all(self) -> bool:
         """Make all files anew that are in doubt, as far as that can be done now. Whether nothing is in doubt then."""
@@ -157,8 +158,12 @@ class Renewal:
                 try:
                     await self.renew([path], patience_s=0.0)
                 except OSError as error:
-                    log.error("%s may lack what the disk did not take: %s", path, error)
+                    log.log(
+                        logging.DEBUG if path in self._told else logging.ERROR,
+                        "%s may lack what the disk did not take: %s", path, error,
+                    )  # fmt: skip
                     failed.add(path)
+        self._told = failed
         if not failed:
             self._in_doubt.clear()  # the others are gone
         return not failed
@@ -170,9 +175,12 @@ class Renewal:
             await self.budget.reserve(room_bytes, patience_s, sealing=True)
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
-        with self.budget.hold(room_bytes), self._dirty.watched(path) as written, self._copying(path) as copy:
-            await trio.to_thread.run_sync(copy.fill)
-            self._place(copy, written)
+        with self.budget.hold(room_bytes):
+            async with self._turn:  # not before: a checkpoint, which makes room, must not wait for who waits for it
+                if self.is_in_doubt(path):  # it may have moved, or been made anew by another
+                    with self._dirty.watched(path) as written, self._copying(path) as copy:
+                        await trio.to_thread.run_sync(copy.fill)
+                        self._place(copy, written)
 
     @contextlib.contextmanager
     def _copying(self, path: Path) -> Iterator[_Copy]:

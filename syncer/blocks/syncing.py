@@ -28,8 +28,9 @@ class Durability:
         self._names = names
         self._renewal = renewal
         renewal.on_made_anew.append(self._made_anew)
-        self._running: _Flush | None = None
         self._next: _Flush | None = None
+        self._awaited: set[_Flush] = set()
+        """The next, the one under way, and one whose leader has given up while others go on waiting for it."""
         self._turn = trio.Lock()
         self.on_durable: Callable[[], None] = lambda: None
         """Called after each flush."""
@@ -42,6 +43,7 @@ class Durability:
         if self._next is None:
             self._next = _Flush()
         mine = self._next
+        self._awaited.add(mine)
         for number in dirty:  # opened now: a tail may become a block before the flush begins
             if number not in mine.dirty and (descriptor := self._dirty.duplicate(number)) is not None:
                 mine.dirty[number] = descriptor
@@ -52,6 +54,7 @@ class Durability:
         finally:
             mine.waiting -= 1
             if not mine.waiting:
+                self._awaited.discard(mine)
                 mine.close()
 
     async def _wait(self, mine: "_Flush") -> None:
@@ -62,13 +65,9 @@ class Durability:
                 return
             if self._next is mine:
                 self._next = None
-            self._running = mine
-            try:
-                await self._renew(mine)
-                if not mine.done:
-                    await self._run(mine)
-            finally:
-                self._running = None
+            await self._renew(mine)
+            if not mine.done:
+                await self._run(mine)
             if mine.error is not None:
                 raise mine.error
             self.on_durable()
@@ -85,8 +84,8 @@ class Durability:
 
     def _made_anew(self, made: MadeAnew) -> None:
         """Who waits means the new file."""
-        for flush in (self._running, self._next):
-            for descriptor in flush.dirty.values() if flush is not None else ():
+        for flush in self._awaited:
+            for descriptor in flush.dirty.values():
                 if os.fstat(descriptor).st_ino == made.inode_before:
                     os.dup2(made.descriptor, descriptor, inheritable=False)
 

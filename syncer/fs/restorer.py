@@ -114,6 +114,8 @@ class Restorer:
         self._content = Relinker(file_system, meta, history)
         self._numbers: dict[int, int] = {}
         """Of inodes with several names: which one stands for it now."""
+        self._restored: dict[int, int] = {}
+        """Files with several names that are as they were, each with its inode number of then."""
         self._to_make: set[bytes] = set()
         """Paths of steps that make something and have not begun yet."""
         self._entries: list[tuple[int, bytes]] = []
@@ -330,6 +332,8 @@ class Restorer:
         self._content.check_blocks(parts or ())
         shared = self._check_not_newer(self._meta.names.lookup(parent, name), shared)
         number = self._inode_at(parent, name, wanted, shared)
+        if self._restored.get(number) == wanted.inode:
+            return  # with another name; what it holds by now others have written
         if parts is not None and not self._content.is_linked(number, parts, wanted.size):
             self._check_resizable(number)
             self._content.relink(number, parts, wanted.size)
@@ -337,6 +341,8 @@ class Restorer:
             self._check_resizable(number)
             await self._content.relink_long(number, wanted, self._breathe)
         self._dress(number, wanted)
+        if wanted.nlink > 1:
+            self._restored[number] = wanted.inode
         if is_regular and self._content.is_damaged(number):
             self._trouble(path, "bytes of it are damaged on the remote, and cannot be read")
 

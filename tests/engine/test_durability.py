@@ -308,6 +308,30 @@ async def test_a_tail_that_a_power_cut_has_shortened_is_a_shorter_file(
         await flush(engine)
 
 
+async def test_a_tail_that_a_power_cut_has_moved_back_is_a_block_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that keeps no order among names may forget a rename that is on record as done."""
+    data, remote = random_bytes(200_000), MemoryBackend()
+    async with opened(tmp_path, remote, upload_delay_s=1e9) as engine:
+        number, handle = await write(engine, b"f", data)
+        await engine.sealer.seal_quiet(0.0)
+        await engine.file_system.fsync(handle)
+        (name,) = cache_files(engine, number)
+        shutil.copytree(tmp_path, f"{tmp_path}.cut")
+    copy = Path(f"{tmp_path}.cut")
+    block, tail = copy / "cache" / name[:2] / name, copy / "dirty" / "999"
+    block.rename(tail)
+    os.truncate(tail, len(data) + 10)  # nor that its end was cut off
+    (copy / "dirty" / "998").write_bytes(random_bytes(300_000))
+    monkeypatch.setattr("syncer.disk.boot_id", lambda: b"another")
+    async with opened(copy, remote) as engine:
+        handle = engine.file_system.open(number, os.O_RDONLY)
+        assert await engine.file_system.read(handle, 0, 300_000) == data
+        assert not list((copy / "dirty").iterdir())
+        await flush(engine)
+
+
 async def test_a_cache_file_whose_record_a_power_cut_took_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote, copy = MemoryBackend(), Path(f"{tmp_path}.cut")
     async with opened(tmp_path, remote) as engine:

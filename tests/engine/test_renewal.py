@@ -12,6 +12,7 @@ import trio
 from syncer.backends.memory import MemoryBackend
 from syncer.blocks import renewal as renewal_module
 from syncer.engine import Engine
+from syncer.values import ROOT_INODE
 from tests.support.opened import create, opened
 from tests.support.refusing_disk import RefusingDisk
 
@@ -221,4 +222,128 @@ async def test_what_has_no_room_to_be_made_anew_stays_in_doubt(
         with engine.store.budget.hold(engine.settings.budget_bytes), pytest.raises(OSError, match="budget"):
             await engine.file_system.fsync(handle)
         await engine.file_system.fsync(handle)
+        assert not lost(disk, tmp_path)
+
+
+async def test_what_moves_while_it_waits_for_room_is_made_anew_where_it_is_then(
+    tmp_path: Path, disk: RefusingDisk
+) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine, trio.open_nursery() as nursery:
+        number, handle, _ = await made(engine, "tail", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        engine.store.dirty.promised.clear()
+        engine.store.budget.on_pressure = lambda: None
+        with engine.store.budget.hold(engine.settings.budget_bytes):
+            nursery.start_soon(engine.file_system.fsync, handle)
+            with trio.fail_after(10):
+                while not engine.store.budget.waiting:
+                    await trio.lowlevel.checkpoint()
+            engine.tails.seal(engine.meta.inodes.need(number))
+        engine.store.budget.changed()
+        nursery.start_soon(engine.file_system.fsync, handle)
+    assert not lost(disk, tmp_path)
+
+
+async def test_a_checkpoint_does_not_wait_for_who_waits_for_room(tmp_path: Path, disk: RefusingDisk) -> None:
+    """It is what gives room."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine, trio.open_nursery() as nursery:
+        _, handle, _ = await made(engine, "overlay", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        engine.store.budget.on_pressure = lambda: None
+        with engine.store.budget.hold(engine.settings.budget_bytes):
+            nursery.start_soon(engine.file_system.fsync, handle)
+            with trio.fail_after(10):
+                while not engine.store.budget.waiting:
+                    await trio.lowlevel.checkpoint()
+                await engine.checkpoint()
+            assert engine.store.budget.waiting
+        engine.store.budget.changed()
+    assert not lost(disk, tmp_path)
+
+
+async def test_an_fsync_costs_what_it_must_while_nothing_is_refused(tmp_path: Path, disk: RefusingDisk) -> None:
+    """The file and the journal, once each; of a folder the names once, where one is new."""
+
+    async def cost(handle: int) -> tuple[int, list[str]]:
+        disk.synced.clear()
+        disk.folders.clear()
+        await engine.file_system.fsync(handle)
+        return len(disk.synced), disk.folders.copy()
+
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        for form in ("tail", "overlay"):
+            _, handle, offset = await made(engine, form, random.Random(1).randbytes(LENGTH))
+            assert sorted((await cost(handle))[1]) in (["dirty"], ["dirty", "journal"])
+            for count in range(5):
+                await engine.file_system.write(handle, offset + (LENGTH + count if form == "tail" else count), b"x")
+                assert await cost(handle) == (2, [])
+            engine.file_system.unlink(ROOT_INODE, b"f")
+        for count in range(5):
+            _, handle = create(engine, b"small%d" % count)
+            await engine.file_system.write(handle, 0, b"content")
+            assert await cost(handle) == (1, [])
+            await engine.file_system.write(handle, 2, b"changed")
+            assert await cost(handle) == (1, [])
+
+
+async def waiting(lock: trio.Lock, tasks: int) -> None:
+    with trio.fail_after(10):
+        while lock.statistics().tasks_waiting != tasks:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_who_goes_on_waiting_when_another_gives_up_means_the_new_file_too(
+    tmp_path: Path, disk: RefusingDisk
+) -> None:
+    """Between the two the flush is neither the next nor under way."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine, trio.open_nursery() as nursery:
+        number, handle, _ = await made(engine, "tail", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        renewal, durability = engine.store.renewal, engine.durability
+        path = engine.store.dirty.path(engine.meta.inodes.need(number).tail)
+        with engine.store.dirty.watched(path) as written, renewal._copying(path) as copy:
+            copy.fill()
+            await engine.file_system.write(handle, LENGTH, b"more")
+
+            async def impatient() -> None:
+                with trio.CancelScope() as scope:
+                    scopes.append(scope)
+                    await engine.file_system.fsync(handle)
+                renewal._place(copy, written)
+                disk.synced.clear()
+
+            scopes: list[trio.CancelScope] = []
+            async with renewal._turn:
+                async with durability._turn:
+                    nursery.start_soon(impatient)
+                    await waiting(durability._turn, 1)
+                    nursery.start_soon(engine.file_system.fsync, handle)
+                    await waiting(durability._turn, 2)
+                await waiting(renewal._turn, 1)
+                scopes[0].cancel()
+                with trio.fail_after(10):
+                    while renewal.is_in_doubt(path):
+                        await trio.lowlevel.checkpoint()
+        with trio.fail_after(10):
+            while path.stat().st_ino not in disk.synced:
+                await trio.lowlevel.checkpoint()
+    assert not lost(disk, tmp_path)
+
+
+async def test_what_cannot_be_made_anew_is_told_of_once(
+    tmp_path: Path, disk: RefusingDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        _, handle, _ = await made(engine, "cache", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        whole = block.read_bytes()
+        block.write_bytes(bytes(len(whole)))
+        for _ in range(3):
+            await engine.checkpoint()
+        assert caplog.text.count("may lack what the disk did not take") == 1
+        assert engine.store.renewal.failures
+        block.write_bytes(whole)
+        await engine.checkpoint()
+        assert not engine.store.renewal.failures
         assert not lost(disk, tmp_path)

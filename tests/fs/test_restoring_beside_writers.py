@@ -142,6 +142,31 @@ async def test_a_link_to_what_is_written_is_left(tmp_path: Path, monkeypatch: py
         assert await contents(peer) == {b"/one": b"newest"}
 
 
+@pytest.mark.parametrize("delete", [False, True])
+async def test_what_is_written_between_two_names_of_a_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delete: bool
+) -> None:
+    """With its first name the file is as it was; the time of change it has by then is the restoration's own."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"one", b"old")
+        peer.file_system.link(number, ROOT_INODE, b"two")
+        shot = await snapshot(peer)
+        await peer.write(number, 0, b"newer")
+        enter, entered = Restorer._enter_file, list[bytes]()
+
+        async def watched(restorer: Restorer, parent: int, name: bytes, *rest: object) -> None:
+            if entered:
+                await peer.write(number, 0, b"newest")
+            entered.append(name)
+            await enter(restorer, parent, name, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Restorer, "_enter_file", watched)
+        report = await restore(peer, shot, delete=delete)
+        assert sorted(entered) == [b"one", b"two"]
+        assert not report.problems
+        assert await contents(peer) == {b"/one": b"newest", b"/two": b"newest"}
+
+
 async def test_a_time_of_change_that_is_to_come_is_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock was years ahead when the file was written."""
     async with opened(tmp_path / "data", Remote()) as peer:

@@ -47,20 +47,32 @@ class Workers:
 
     def _start(self, name: str, seed: str) -> "subprocess.Popen[bytes]":
         self._log(name).unlink(missing_ok=True)
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.support.logged_work", self._mountpoint / name, self._log(name), seed],
-            cwd=CHECKOUT,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        with open(self._logs / f"{name}.complaints", "wb") as complaints:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.support.logged_work", self._mountpoint / name, self._log(name), seed],
+                cwd=CHECKOUT,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stderr=complaints,
+            )
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
 
     def wait(self, lines: int) -> None:
         """Return when the logs have so many lines together."""
-        wait_until(lambda: sum(self._lines(name) for name in self._states) >= lines, f"{lines} lines are logged")
+        wait_until(lambda: self._are_there(lines), f"{lines} lines are logged")
+
+    def _are_there(self, lines: int) -> bool:
+        """Raises: AssertionError: nobody is left who would log them."""
+        if sum(self._lines(name) for name in self._states) >= lines:
+            return True
+        codes = self.ended()
+        assert len(codes) < len(self._processes), f"all workers have ended: {codes}, {self._complaints()}"
+        return False
+
+    def _complaints(self) -> list[str]:
+        return [path.read_text(errors="replace") for path in sorted(self._logs.glob("*.complaints"))]
 
     def _lines(self, name: str) -> int:
         return self._log(name).read_bytes().count(b"\n") if self._log(name).exists() else 0

@@ -70,6 +70,10 @@ class Watch:
             self.look()
 
     def look(self) -> None:
+        with contextlib.suppress(OSError):  # the disk below DATA is gone, or its power
+            self._look()
+
+    def _look(self) -> None:
         parts = self._at_once() or {**self._on_disk(), "deleted": self._deleted_but_open()}
         disk_bytes = sum(parts.values())
         if disk_bytes > self.disk_bytes:
@@ -176,6 +180,8 @@ class Mount:
         self._place = place
         self._stack = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
+        self._serving: int | None = None
+        """Who serves the mount that was started last: DATA may be on a disk that does not tell any more."""
         self._watch: Watch | None = None
         self._parts: dict[str, int] = {}
 
@@ -214,7 +220,8 @@ class Mount:
         while " is ready (" not in self.output:
             assert self._process.poll() is None and time.monotonic() < deadline, f"no mount: {self.output}"
             time.sleep(0.01)
-        self._watch = Watch(self.data, self.pid, alone=self._alone)
+        self._serving = self.pid
+        self._watch = Watch(self.data, self._serving, alone=self._alone)
         return self
 
     def _arguments(self) -> list[str]:
@@ -295,9 +302,9 @@ class Mount:
 
     def kill_process(self) -> None:
         """SIGKILL; the dead mount stays in the way."""
-        pid = self.pid
+        assert self._serving is not None
         self._end_watch()
-        os.kill(pid, signal.SIGKILL)
+        os.kill(self._serving, signal.SIGKILL)
         wait_until(lambda: not datadir.is_locked(self.data), "the killed mount has let go of DATA")
         self._reap()
 
@@ -335,8 +342,10 @@ class Mount:
             self._watch = None
 
     def _log_tail(self) -> str:
-        log = self.data / datadir.LOG
-        return log.read_text(errors="replace")[-4000:] if log.exists() else ""
+        try:
+            return (self.data / datadir.LOG).read_text(errors="replace")[-4000:]
+        except OSError as error:
+            return str(error)
 
     # --- judgement -------------------------------------------------------------------------------------------------
 

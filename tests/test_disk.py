@@ -1,0 +1,51 @@
+"""Calls to the local file system that threads share."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from syncer import disk
+
+
+def test_a_name_that_another_thread_is_making_durable_is_not_taken_for_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint syncs all names while an fsync comes, which must not return before its own is durable."""
+    names, begun, go_on, synced = disk.NewNames(), threading.Event(), threading.Event(), list[Path]()
+
+    def slow(folder: Path) -> None:
+        begun.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(disk, "sync_file_system", slow)
+    monkeypatch.setattr(disk, "sync_folder", synced.append)
+    names.note(tmp_path)
+    thread = threading.Thread(target=names.sync_all, args=(tmp_path,))
+    thread.start()
+    try:
+        assert begun.wait(10)
+        names.sync([tmp_path])
+        assert synced == [tmp_path]
+        names.sync([tmp_path])
+        assert synced == [tmp_path], "once is enough"
+        names.note(tmp_path)
+    finally:
+        go_on.set()
+        thread.join()
+    assert names.is_any, "this name came after the sync of all had begun"
+
+
+def test_a_name_stays_new_where_its_folder_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: Path) -> None:
+        raise OSError(5, "the disk refuses")
+
+    names = disk.NewNames()
+    names.note(tmp_path)
+    for call in ("sync_folder", "sync_file_system"):
+        monkeypatch.setattr(disk, call, refused)
+    with pytest.raises(OSError, match="refuses"):
+        names.sync([tmp_path])
+    with pytest.raises(OSError, match="refuses"):
+        names.sync_all(tmp_path)
+    assert names.is_any
