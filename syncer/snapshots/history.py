@@ -195,6 +195,11 @@ class History:
         """Whether the remote has ever been asked to the end: then only what is new can be missing in `known`."""
         return bool(self._meta.database.state_integer(LISTED))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the remote was asked to the end, and has no snapshot, nor one that cannot be read."""
+        return self.was_listed and not self.known() and not self._unreadable
+
     def look(self) -> None:
         """Begin to ask the remote for what is new, unless that was done a moment ago."""
         if self._refreshing is None and trio.current_time() - self._refreshed_at > REFRESH_S:
@@ -234,8 +239,9 @@ class History:
         async with self._turn:
             listed = await listed_places(self._backend, "snapshots/")
             known = set(self._meta.snapshots.places())
-            for place in known - listed:  # a listing may leave something out
-                await self._forget_if_gone(place)
+            await for_each(
+                self._backend, sorted(known - listed), self._forget_if_gone
+            )  # a listing may leave something out
             unknown = sorted(listed - known - self._unreadable, reverse=True)
             await for_each(self._backend, unknown, self._learn)
             self._refreshed_at = trio.current_time()
