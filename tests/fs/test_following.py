@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from syncer.backends.base import ObjectInfo
 from syncer.engine import Engine
 from syncer.errors import RemoteUnreachable
 from syncer.following import Follower
@@ -573,3 +574,26 @@ async def test_what_is_not_known_is_an_error_and_not_an_empty_mount(
                     await kernel.find(b"/file")
                 await follower.step()
                 await kernel.states(writer.picture())
+
+
+async def test_an_index_that_a_prune_replaces_while_they_are_read_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "writer", remote) as writer:
+        for n in range(4):
+            await writer.file(b"n%d" % n, bytes([n]) * 100_000)
+            await writer.publish()
+        stat_of, asked = remote.stat, list[str]()
+
+        async def stat_of_what_just_went(key: str) -> ObjectInfo:
+            if key.startswith("index/") and not asked:
+                asked.append(key)
+                await prune(writer)
+                assert key not in remote.objects
+            return await stat_of(key)
+
+        monkeypatch.setattr(remote, "stat", stat_of_what_just_went)
+        async with following(tmp_path / "follower", remote) as follower:
+            assert asked and follower.shown is not None
+            await Kernel(follower).states(writer.picture())
