@@ -78,7 +78,7 @@ class Follower:
         last = await self._last()
         try:
             with trio.move_on_after(FIRST_S) as scope:
-                newest = await self._watch.first()
+                newest = await self._watch.first() or await self._watch.look()
             if newest is not None:
                 with trio.move_on_after(FIRST_S if last else float("inf")):
                     await self._move(newest)
@@ -89,8 +89,10 @@ class Follower:
                 self._log_away("it does not answer")
         if self.shown is None and last is not None:
             await self._show_last(last)
-        if self.shown is None:
-            log.warning("there is no snapshot that could be shown; the mount is empty until there is")
+        if self.shown is None and self._history.is_empty:
+            log.warning("there is no snapshot yet; the mount is empty until there is")
+        elif self.shown is None:
+            log.warning("no snapshot could be read yet; until one can be, using the mount is an error")
 
     async def _last(self) -> Snapshot | None:
         """The snapshot that was shown last, if it is known here."""
@@ -139,12 +141,12 @@ class Follower:
         """Look once, and go on if there is something new. Raises: SyncerError, OSError."""
         listings = self._watch.listings
         newest = await self._watch.look()
-        if newest is not None and newest.place != self.tree.place:
-            await self._move(newest)
-        elif self._watch.listings != listings:
+        if self._watch.listings != listings:
             await self._needs.renew()
             if self.tree.place is not None:
-                await self._needs.hold(self.tree.place)  # it may have been shown without a remote
+                await self._needs.hold(self.tree.place)  # it may be shown, and files of it be open, without a remote
+        if newest is not None and newest.place != self.tree.place:
+            await self._move(newest)
         if names := self.tree.freed():
             await self.notify(names, ())
         await self._give_up()

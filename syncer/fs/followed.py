@@ -5,6 +5,7 @@ Used by following.py, on the event loop; `knows` and `in_use` by worker threads 
 
 import itertools
 from collections.abc import Callable, Iterator
+from weakref import WeakValueDictionary
 
 from syncer.errors import ObjectCorrupt
 from syncer.fs.history import Seen
@@ -13,11 +14,17 @@ from syncer.snapshots.nodes import Entry
 from syncer.values import ROOT_INODE, TreeId
 
 
+def look_of(entry: Entry) -> int:
+    """What tells whether the kernel was told another size or other times: a number, as there may be a million."""
+    return hash((entry.size, entry.mtime_ns, entry.ctime_ns))
+
+
 class Node:
     """Something the kernel has a number of. *parent* and *name* are the place it was met in last."""
 
     __slots__ = (
-        *("content", "entry", "handles", "inode", "lookups", "name", "number", "parent", "revision", "seen", "tree"),
+        *("content", "entry", "handles", "inode", "lookups", "name", "number", "parent"),
+        *("revision", "said", "seen", "tree", "__weakref__"),
     )
 
     def __init__(self, number: int, inode: int, parent: "Node | None", name: bytes) -> None:
@@ -36,6 +43,8 @@ class Node:
         """Of a directory: its tree, and of which state of the view that is."""
         self.seen: Seen | None = None
         """Of a directory: what it was said to be like."""
+        self.said: int | None = None
+        """The look of what the kernel was told last."""
 
     def fits(self, entry: Entry) -> bool:
         """Whether the kernel may know *entry*, of the same inode, by this number: not while others have it open."""
@@ -51,6 +60,8 @@ class Nodes:
         self._nodes: dict[int, Node] = {ROOT_INODE: self.root}
         self._others: dict[int, list[Node]] = {}
         """By inode: what has a number of its own because another content of the file was open when it was met."""
+        self._between: WeakValueDictionary[int, Node] = WeakValueDictionary()
+        """Directories that the kernel has no number of, while something it has one of is below."""
         self.met_count = 0
         """How many there were so far: a higher number says that there are new ones."""
 
@@ -65,17 +76,20 @@ class Nodes:
 
     def of(self, inode: int) -> tuple[Node, ...]:
         """All that are this inode, the one whose number is the inode's first."""
-        node = self._nodes.get(inode)
+        node = self._directory(inode)
         others = self._others.get(inode, ())
         return tuple(others) if node is None else (node, *others)
 
+    def _directory(self, inode: int) -> Node | None:
+        return self._nodes.get(inode) or self._between.get(inode)
+
     def knows(self, inode: int) -> bool:
-        """Whether the kernel knows the inode by some number."""
-        return inode in self._nodes or inode in self._others
+        """Whether the kernel knows the inode by some number, or something below it."""
+        return inode in self._nodes or inode in self._others or inode in self._between
 
     def in_use(self, inode: int) -> bool:
         """Whether somebody may use it without asking for its name: a file that is open, or any directory."""
-        return any(node.handles or node.seen is not None for node in self.of(inode))
+        return inode in self._between or any(node.handles or node.seen is not None for node in self.of(inode))
 
     def meet(self, parent: Node, entry: Entry) -> Node:
         """The node of an entry of *parent*, as it is now. Raises: ObjectCorrupt: it cannot be there."""
@@ -89,16 +103,21 @@ class Nodes:
             if not first:
                 self._others.setdefault(entry.inode, []).append(found)
             self.met_count += 1
+        elif self._between.pop(entry.inode, None) is not None:
+            self._nodes[entry.inode] = found
+            self.met_count += 1
         found.parent, found.name = parent, entry.name
         return found
 
     def moved(self, inode: int, way: Way) -> None:
         """The inode is where *way* leads to by now."""
-        parent = self._nodes.get(way[0][0])
+        parent = self._directory(way[0][0])
         if parent is None:
             return  # forgotten meanwhile, and so is what was in it
         for (_, name), (below, _) in itertools.pairwise(way):
-            parent = self._nodes.get(below) or Node(below, below, parent, name)
+            above, parent = parent, self._directory(below)
+            if parent is None:
+                parent = self._between[below] = Node(below, below, above, name)
         for node in self.of(inode):
             node.parent, node.name = parent, way[-1][1]
 
@@ -111,7 +130,8 @@ class Nodes:
         """Forget it if nobody has it any more."""
         if node.lookups > 0 or node.handles:
             return
-        self._nodes.pop(node.number, None)
+        if self._nodes.pop(node.number, None) is not None and node.seen is not None:
+            self._between[node.inode] = node
         others = self._others.get(node.inode, [])
         if node in others:
             others.remove(node)

@@ -18,9 +18,9 @@ from typing import TypeVar
 
 import msgspec
 
-from syncer.errors import SyncerError
+from syncer.errors import RemoteUnreachable, SyncerError
 from syncer.fs.filesystem import BLOCK_UNIT_BYTES, FileSystemStatus
-from syncer.fs.followed import Node, Nodes
+from syncer.fs.followed import Node, Nodes, look_of
 from syncer.fs.handles import O_ACCMODE, O_TRUNC
 from syncer.fs.history import BRIEFLY_S, NEVER_S, RECENT, HistoryTree, Listed, Seen, bare, seen_of
 from syncer.fs.moving import Changes, content_of
@@ -48,14 +48,17 @@ class _File:
 
 
 class _Directory:
-    """An open directory: the tree it had when its listing began, and the page that was read last."""
+    """An open directory: the tree it had when its listing began, and the page that was read last.
+
+    *place*: while the listing is under way, the snapshot that has that tree.
+    """
 
     __slots__ = ("node", "page", "place", "skip", "tree")
 
-    def __init__(self, node: Node, tree: TreeId | None, place: Place | None) -> None:
+    def __init__(self, node: Node, tree: TreeId | None) -> None:
         self.node = node
         self.tree = tree
-        self.place = place
+        self.place: Place | None = None
         self.skip = 0
         self.page: Sequence[Entry] = ()
 
@@ -72,7 +75,7 @@ class FollowingTree:
         self._open: dict[int, _File] = {}
         self._directories: dict[int, _Directory] = {}
         self._freed: set[int] = set()
-        """Inodes of files that were closed lately."""
+        """Inodes that have other numbers, too, and of which a file was closed lately."""
         self._moving = False
         self._revision = 0
         self.snapshot: Snapshot | None = None
@@ -124,7 +127,7 @@ class FollowingTree:
                     file.place = self.place or file.place
         for directory in list(self._directories.values()):
             with contextlib.suppress(OSError, SyncerError):
-                if directory.place != self.place and await self._tree_now(directory.node) == directory.tree:
+                if directory.place not in (None, self.place) and await self._tree_now(directory.node) == directory.tree:
                     directory.place = self.place
         places = {self.place, *(file.place for file in self._open.values())}
         places.update(directory.place for directory in self._directories.values())
@@ -163,6 +166,7 @@ class FollowingTree:
         """The kernel was not given these after all, though they were meant for it."""
         for number in numbers:
             if (node := self.nodes.get(number)) is not None:
+                node.said = None  # it may believe something older
                 self.nodes.let_go(node)
             else:
                 self._past.unused([number])
@@ -183,7 +187,12 @@ class FollowingTree:
                 return found
 
     async def _tree(self, directory: Node) -> TreeId | None:
-        """Of a directory now; None where there is nothing to be shown yet. Raises: OSError ESTALE, ENOTDIR."""
+        """Of a directory now; None while nothing has ever been published.
+
+        Raises: OSError ESTALE, ENOTDIR; RemoteUnreachable: it is not known what was published.
+        """
+        if self.snapshot is None and not self._history.is_empty:
+            raise RemoteUnreachable("what the writer has published could not be read yet")
         way: list[Node] = []
         node = directory
         while node.revision != self._revision:
@@ -276,12 +285,31 @@ class FollowingTree:
         """How long the kernel may believe that a name is not in the directory *parent*: one may come at any time."""
         return NEVER_S if parent in self.nodes else self._past.absence_s(parent)
 
-    def _said(self, node: Node, entry: Entry) -> Seen:
-        believed_s = NEVER_S if self._moving else BELIEVED_S
+    def _said(self, node: Node, entry: Entry, most_s: float = BELIEVED_S) -> Seen:
+        """What the kernel is told, to be believed for *most_s* at most."""
+        believed_s = NEVER_S if self._moving else most_s
         seen = seen_of(node.number, entry, believed_s, believed_s)
         if S_ISDIR(entry.mode):
             node.seen = seen
+        node.said = look_of(entry)
         return seen
+
+    async def _meant(self, node: Node) -> tuple[Entry, float]:
+        """What its number stands for, and how long that may be believed: while it is open, and gone or another by now,
+        what it was like then.
+
+        Raises: OSError ESTALE, SyncerError.
+        """
+        try:
+            with self.interruptible():
+                entry = await self._now(node)
+        except OSError as error:
+            if error.errno != errno.ESTALE or node.entry is None:
+                raise
+            return msgspec.structs.replace(node.entry, nlink=0), BRIEFLY_S
+        if node.entry is not None and content_of(entry) != node.content:
+            return node.entry, BRIEFLY_S
+        return entry, BELIEVED_S
 
     def _directory_seen(self, number: int) -> Seen:
         """For history's entrances. Raises: OSError ESTALE."""
@@ -293,16 +321,7 @@ class FollowingTree:
         node = self.nodes.get(number)
         if node is None:
             return await self._past.getattr(number)
-        try:
-            with self.interruptible():
-                entry = await self._now(node)
-        except OSError as error:
-            if error.errno != errno.ESTALE or node.entry is None:
-                raise
-            return seen_of(number, msgspec.structs.replace(node.entry, nlink=0), BRIEFLY_S, BRIEFLY_S)
-        if node.entry is not None and content_of(entry) != node.content:
-            return seen_of(number, node.entry, BRIEFLY_S, BRIEFLY_S)
-        return self._said(node, entry)
+        return self._said(node, *await self._meant(node))
 
     async def readlink(self, number: int) -> bytes:
         """Raises: OSError, SyncerError."""
@@ -318,14 +337,7 @@ class FollowingTree:
         """All extended attributes; of a file that is open, and another by now, those of then."""
         if number not in self.nodes:
             return await self._past.xattrs(number)
-        node = self._known(number)
-        try:
-            with self.interruptible():
-                entry = await self._now(node)
-        except OSError as error:
-            if error.errno != errno.ESTALE or node.entry is None:
-                raise
-            entry = node.entry
+        entry, _ = await self._meant(self._known(number))
         return dict(entry.xattrs)
 
     # --- directories ---------------------------------------------------------------------------------------------
@@ -338,7 +350,7 @@ class FollowingTree:
         with self.interruptible():
             tree = await self._tree_now(node)
         handle = self._past.new_number()
-        self._directories[handle] = _Directory(node, tree, self.place)
+        self._directories[handle] = _Directory(node, tree)
         return handle
 
     def releasedir(self, handle: int) -> None:
@@ -370,6 +382,8 @@ class FollowingTree:
             while passed and not found:
                 after += passed
                 found, passed = await self._page_now(directory, after, limit)
+        if not passed:
+            directory.place = None
         # ATOMIC up to the answer: nobody lets go of a new number.
         return [(entry.name, self._said(self._meet(directory.node, entry), entry), cookie) for cookie, entry in found]
 
@@ -404,7 +418,8 @@ class FollowingTree:
     async def open(self, number: int, flags: int) -> int:
         """A handle of a regular file, which keeps its content.
 
-        Raises: SyncerError; OSError ESTALE: it holds something else than what is open of it: look it up again.
+        Raises: SyncerError; OSError ESTALE: it holds something else than what is open of it, or the kernel was told
+        another size or time, by which it would cut off what it reads: it looks it up again then.
         """
         if number not in self.nodes:
             return await self._past.open(number, flags)
@@ -417,7 +432,7 @@ class FollowingTree:
             raise OSError(errno.EINVAL, "not a regular file")
         # ATOMIC from here on: what was found is what is shown.
         content = content_of(entry)
-        if node.handles and node.content != content:
+        if (node.handles and node.content != content) or node.said != look_of(entry):
             raise _stale()
         assert self.place is not None
         handle = self._past.new_number()
@@ -447,7 +462,8 @@ class FollowingTree:
         file.node.handles -= 1
         if not file.node.handles:
             file.node.entry = None
-            self._freed.add(file.node.inode)
+            if len(self.nodes.of(file.node.inode)) > 1 or file.node.number != file.node.inode:
+                self._freed.add(file.node.inode)
             self.nodes.let_go(file.node)
 
     def freed(self) -> list[tuple[int, bytes]]:

@@ -47,9 +47,16 @@ async def moved_on(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) 
 
 
 def _forget_cached(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int], attr_only: bool) -> None:
+    if attr_only:  # which waits for nothing, so it is not to wait for names
+        _forget_inodes(inodes, attr_only)
     for parent, name in entries:
         with contextlib.suppress(FileNotFoundError):  # it knew nothing of it
             pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+    if not attr_only:
+        _forget_inodes(inodes, attr_only)
+
+
+def _forget_inodes(inodes: Sequence[int], attr_only: bool) -> None:
     for number in inodes:
         with contextlib.suppress(FileNotFoundError):
             pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only)

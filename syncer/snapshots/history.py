@@ -57,6 +57,8 @@ REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
 READ_AT_ONCE = 100
 """So many snapshots are read before other tasks have their turn: half a millisecond."""
+INDEX_TRIES = 3
+"""So many times indexes are listed while prunes take away what was listed."""
 ROW_BYTES = 256
 """About what a snapshot or a block that becomes known takes in meta.db, with the indexes of its table."""
 
@@ -195,6 +197,11 @@ class History:
         """Whether the remote has ever been asked to the end: then only what is new can be missing in `known`."""
         return bool(self._meta.database.state_integer(LISTED))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the remote was asked to the end, and has no snapshot, nor one that cannot be read."""
+        return self.was_listed and not self.known() and not self._unreadable
+
     def look(self) -> None:
         """Begin to ask the remote for what is new, unless that was done a moment ago."""
         if self._refreshing is None and trio.current_time() - self._refreshed_at > REFRESH_S:
@@ -234,8 +241,9 @@ class History:
         async with self._turn:
             listed = await listed_places(self._backend, "snapshots/")
             known = set(self._meta.snapshots.places())
-            for place in known - listed:  # a listing may leave something out
-                await self._forget_if_gone(place)
+            await for_each(
+                self._backend, sorted(known - listed), self._forget_if_gone
+            )  # a listing may leave something out
             unknown = sorted(listed - known - self._unreadable, reverse=True)
             await for_each(self._backend, unknown, self._learn)
             self._refreshed_at = trio.current_time()
@@ -427,16 +435,24 @@ class History:
         async with self._indexes_turn:
             if self._indexed_at > called_at - within_s:
                 return
-            begun_at = trio.current_time()
-            new = sorted(await listed_places(self._backend, "index/") - self._indexes_read)
-            for place in new:
-                record = await read_index(self._backend, *place)
-                for pack in record.packs:
-                    await self._learn_pack(pack, record.seq)
-                self._indexes_read.add(place)
-            if new and self._indexes_remembered:
+            begun_at, before = trio.current_time(), len(self._indexes_read)
+            for tries_left in reversed(range(INDEX_TRIES)):
+                try:
+                    await self._learn_listed()
+                    break
+                except ObjectMissing:  # a prune has put another in its place meanwhile
+                    if not tries_left:
+                        raise
+            if len(self._indexes_read) > before and self._indexes_remembered:
                 self._meta.database.set_state(INDEXES_READ, encode_places(self._indexes_read))
             self._indexed_at = begun_at
+
+    async def _learn_listed(self) -> None:
+        for place in sorted(await listed_places(self._backend, "index/") - self._indexes_read):
+            record = await read_index(self._backend, *place)
+            for pack in record.packs:
+                await self._learn_pack(pack, record.seq)
+            self._indexes_read.add(place)
 
     async def _learn_pack(self, pack: PackListing, seq: int) -> None:
         if self._is_settled(PackId(pack.id)):

@@ -44,12 +44,13 @@ class Needs:
     async def hold(self, place: Place) -> None:
         """Return when the remote shows that we need the snapshot. Raises: BackendError, OSError."""
         if place not in self._held:
-            seq = self._take_number()
-            await put_seen(self._backend, follower_key(self._machine, seq), self._record(place))
-            self._held[place] = seq
+            await self._say(place)
 
-    def _record(self, place: Place) -> bytes:
-        return encode(FollowerRecord(VERSION, *place, socket.gethostname()))
+    async def _say(self, place: Place) -> None:
+        seq = self._take_number()
+        record = encode(FollowerRecord(VERSION, *place, socket.gethostname()))
+        await put_seen(self._backend, follower_key(self._machine, seq), record)
+        self._held[place] = seq
 
     def _take_number(self) -> int:
         """The next number, which is ours for good before it is used. Raises: OSError."""
@@ -94,12 +95,11 @@ class Needs:
     async def renew(self) -> None:
         """Put what we have put, and the remote lacks, anew: somebody took it that this machine was gone.
 
-        Raises: BackendError, OSError.
+        Raises: BackendError, OSError; what is left is tried again next time.
         """
         for place, seq in list(self._held.items()):
             with contextlib.suppress(ObjectMissing):
                 await self._backend.stat(follower_key(self._machine, seq))
                 continue
-            self._held.pop(place, None)
+            await self._say(place)
             self._put.discard(seq)
-            await self.hold(place)

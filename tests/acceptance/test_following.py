@@ -111,6 +111,13 @@ def test_what_changes_is_seen_and_what_is_open_stays(place: Path, remote_of: Mak
             assert mapped[:] == b"truncated" * 20_000
             assert os.listdir(inside) == ["f"] and os.fstat(inside).st_ino == (there / "e" / "deep").stat().st_ino
             assert standing() == "d/deep/f" * 20_000
+            (there / "up" / "down").mkdir(parents=True)
+            (there / "e").rename(there / "up" / "down" / "e")
+            published(writer, follower)
+            assert standing() == "d/deep/f" * 20_000
+            (there / "up" / "down" / "e" / "deep" / "f").write_bytes(b"longer than it was" * 20_000)
+            published(writer, follower)
+            assert standing() == "longer than it was" * 20_000
         wait_until(lambda: inodes(writer) == inodes(follower), "all have the writer's numbers again", SOON_S)
         (there / "replaced").write_bytes(b"once more")
         published(writer, follower)

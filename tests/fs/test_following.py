@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import random
+import shutil
 import stat
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from syncer.backends.base import ObjectInfo
 from syncer.engine import Engine
+from syncer.errors import RemoteUnreachable
 from syncer.following import Follower
 from syncer.fs.following import FollowingTree
 from syncer.fs.history import PAST, Seen
 from syncer.meta.store import MetaStore
 from syncer.snapshots import repository
 from syncer.snapshots.repository import follow
+from syncer.snapshots.watch import Watch
 from syncer.values import ROOT_INODE
 from tests.snapshots.pruning import prune
 from tests.snapshots.rig import SETTINGS, Peer, Remote, opened
@@ -168,7 +172,8 @@ class Kernel:
         """Give everything back: nothing of it may be kept then but the root."""
         for number, count in reversed(self.counts.items()):
             self.tree.forget([(number, count)])
-        assert list(self.tree.nodes) == [self.tree.nodes.root] and not self.tree.nodes._others and not self.tree._open
+        nodes = self.tree.nodes
+        assert list(nodes) == [nodes.root] and not nodes._others and not nodes._between and not self.tree._open
 
 
 def followers_of(remote: Remote) -> list[str]:
@@ -429,3 +434,166 @@ async def test_a_follower_begins_anew_where_most_of_what_it_knew_is_gone(
             assert follower._needs._machine == machine
             assert len(followers_of(remote)) == 1
         assert followers_of(remote) == []
+
+
+async def test_a_file_is_not_cut_off_by_a_size_of_before(tmp_path: Path) -> None:
+    """Between the move and the kernel's having been told it has the new content under an old size."""
+    async with writer_and_follower(tmp_path, Remote()) as (writer, follower, kernel):
+        await kernel.states(writer.picture())
+
+        async def not_yet(entries: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+            """The kernel is still busy."""
+
+        follower.notify = not_yet
+        number = number_of(writer, b"one", b"file")
+        await writer.write(number, 0, b"new" * 70_000)
+        await writer.publish()
+        await follower.step()
+        assert await kernel.content(b"/one/file") == b"new" * 70_000
+        writer.truncate(number, 6)
+        await writer.publish()
+        await follower.step()
+        assert await kernel.content(b"/one/file") == b"newnew"
+
+
+async def test_where_somebody_stands_among_directories_that_nobody_knows_it_is_told_what_changes(
+    tmp_path: Path,
+) -> None:
+    async with writer_and_follower(tmp_path, Remote()) as (writer, follower, kernel):
+        await kernel.states(writer.picture())
+        directory, file = number_of(writer, b"one"), number_of(writer, b"one", b"file")
+        above = writer.directory(b"above")
+        writer.file_system.rename(ROOT_INODE, b"one", writer.directory(b"new", above), b"moved")
+        await writer.publish()
+        await follower.step()
+        assert await kernel.list(directory) == {b"file"}
+        await writer.write(file, 0, b"new" * 70_000)
+        await writer.publish()
+        await follower.step()
+        assert (await kernel.stat(file)).size == 210_000
+        writer.file_system.rename(ROOT_INODE, b"above", number_of(writer, b"two"), b"below")
+        await writer.publish()
+        await follower.step()
+        assert await kernel.list(directory) == {b"file"}
+        assert await kernel.content(b"/two/below/new/moved/file") == b"new" * 70_000
+        kernel.forget_all()
+
+
+async def test_only_a_listing_under_way_needs_an_old_directory(tmp_path: Path) -> None:
+    remote = Remote()
+    async with writer_and_follower(tmp_path, remote) as (writer, follower, kernel):
+        number = await kernel.find(b"/one")
+        assert number is not None
+        handles = [await kernel.tree.opendir(number) for _ in range(2)]
+        cookie = 0
+        while entries := await kernel.tree.entries(handles[0], cookie, 5):
+            cookie = entries[-1][2]
+        await writer.file(b"another", b"", number)
+        await writer.publish()
+        await follower.step()
+        assert len(followers_of(remote)) == 1
+        for handle in handles:
+            names = [name for name, _, _ in await kernel.tree.entries(handle, 0, 5)]
+            assert names == [b"another", b"file"]
+            kernel.tree.releasedir(handle)
+
+
+async def test_files_that_nobody_met_otherwise_are_not_remembered(tmp_path: Path) -> None:
+    """A remote may be away for long, and nobody asks for what was closed then."""
+    async with writer_and_follower(tmp_path, Remote()) as (writer, follower, kernel):
+        for _ in range(2):
+            await kernel.states(writer.picture())
+        assert not follower.tree._freed
+
+
+async def test_records_that_somebody_deleted_are_put_again_after_an_attempt_that_failed(tmp_path: Path) -> None:
+    remote = Remote()
+    async with writer_and_follower(tmp_path, remote) as (writer, follower, kernel):
+        file = await kernel.open(b"/one/file")
+        await writer.write(file.number, 0, b"new")
+        await writer.publish()
+        await follower.step()
+        assert len(followers_of(remote)) == 2
+        for key in followers_of(remote):
+            del remote.objects[key]
+
+        def refuse(key: str) -> None:
+            raise RemoteUnreachable("it went away")
+
+        remote.on_put = refuse
+        look_at_all(follower)
+        with pytest.raises(RemoteUnreachable):
+            await follower.step()
+        remote.on_put = lambda key: None
+        look_at_all(follower)
+        await follower.step()
+        assert len(followers_of(remote)) == 2, "one for what is shown, one for the open file"
+        kernel.tree.release(file.handle)
+
+
+async def out_of_reach(watch: Watch) -> None:
+    raise RemoteUnreachable("it is out of reach")
+
+
+async def test_what_was_opened_without_the_remote_is_needed_as_soon_as_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote()
+    async with writer_and_follower(tmp_path, remote) as (writer, follower, _):
+        await follower.end(10.0)
+        follower._engine.meta.commit()
+        with monkeypatch.context() as patch:
+            patch.setattr(Watch, "first", out_of_reach)
+            shutil.copytree(tmp_path / "follower", tmp_path / "again")
+            async with following(tmp_path / "again", remote) as again:
+                kernel = Kernel(again)
+                file = await kernel.open(b"/one/file")
+                await writer.write(file.number, 0, b"new")
+                await writer.publish()
+                await again.step()
+                assert len(followers_of(remote)) == 2, "one for what is shown, one for the open file"
+                kernel.tree.release(file.handle)
+
+
+async def test_what_is_not_known_is_an_error_and_not_an_empty_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who copies a mount with what copies deletions would lose everything."""
+    remote = Remote()
+    async with opened(tmp_path / "writer", remote) as writer:
+        await writer.file(b"file", b"content")
+        await writer.publish()
+        with monkeypatch.context() as patch:
+            patch.setattr(Watch, "first", out_of_reach)
+            async with following(tmp_path / "follower", remote) as follower:
+                kernel = Kernel(follower)
+                await kernel.stat(ROOT_INODE)
+                with pytest.raises(RemoteUnreachable):
+                    await kernel.list(ROOT_INODE)
+                with pytest.raises(RemoteUnreachable):
+                    await kernel.find(b"/file")
+                await follower.step()
+                await kernel.states(writer.picture())
+
+
+async def test_an_index_that_a_prune_replaces_while_they_are_read_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "writer", remote) as writer:
+        for n in range(4):
+            await writer.file(b"n%d" % n, bytes([n]) * 100_000)
+            await writer.publish()
+        stat_of, asked = remote.stat, list[str]()
+
+        async def stat_of_what_just_went(key: str) -> ObjectInfo:
+            if key.startswith("index/") and not asked:
+                asked.append(key)
+                await prune(writer)
+                assert key not in remote.objects
+            return await stat_of(key)
+
+        monkeypatch.setattr(remote, "stat", stat_of_what_just_went)
+        async with following(tmp_path / "follower", remote) as follower:
+            assert asked and follower.shown is not None
+            await Kernel(follower).states(writer.picture())
