@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.servers import RsyncServer, S3Server, SshServer
 
@@ -18,6 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; what we start would ignore it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("syncer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("syncer")  # how long something takes on a busy machine is no failure
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ def test_secrets_are_told_to_nobody(kind: str, place: Path, remote_of: MakeRemot
         if kind == "s3":
             extra["AWS_ENDPOINT_URL"] = proxy.endpoint
         url = remote.url.replace(f":{server.port}/", f":{proxy.port}/")
-        with Mount(place, url, 64, extra=extra, network_deadline_s=1.0, upload_delay_s=0.2) as mount:
+        with Mount(place, url, 64, extra=extra, network_deadline_s=3.0, upload_delay_s=0.2) as mount:
             mount.expected_warnings = r" (WARNING|ERROR) syncer\."
             mount.start("--log-level", "debug")
             (mount.path / "f").write_bytes(os.urandom(1_000_000))

@@ -29,7 +29,7 @@ from tests.support.servers import SshServer
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 1.0
+DEADLINE_S = 2.0
 GRACE_S = 4.0
 """What a busy machine may add to a deadline."""
 PROMPT_S = 2.0

@@ -191,7 +191,7 @@ async def test_the_log_is_bounded_while_a_snapshot_is_made_and_changes_wait_for_
         await change(3000)
         nursery.start_soon(flush, engine)
         await remote.asked.wait()  # the trees are built, a reader holds the WAL, and the remote takes nothing
-        with trio.fail_after(60):
+        with trio.fail_after(180):
             await change(12_000)
             while number := next(iter(system.names.entries(1, 0, 1)), None):
                 await system.keep_up()
