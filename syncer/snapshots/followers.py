@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncer.backends.base import Backend
-from syncer.errors import ObjectMissing, UsageError
+from syncer.errors import ObjectCorrupt, ObjectMissing, UsageError
 from syncer.snapshots.inventory import HINT
 from syncer.snapshots.reading import read_record
 from syncer.snapshots.records import FollowerRecord, follower_key, parse_follower_key
@@ -20,6 +20,8 @@ from syncer.values import PeerId
 TRIES = 5
 LISTINGS = 2
 """A listing may leave something out; one that is asked for again seldom leaves out the same."""
+UNKNOWN_HOST = "?"
+"""Stands for the host of a machine none of whose records can be read."""
 ID_DIGITS_MIN = 4
 """So many digits of a machine's id are needed to mean it."""
 
@@ -30,12 +32,16 @@ class NoSuchFollower(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A machine that follows: the snapshots that it needs, and the keys that say so. *id*: hex digits."""
+    """A machine that follows: the snapshots that it needs, and the keys that say so. *id*: hex digits.
+
+    *damaged* is one of the keys, where what is stored there cannot be read: then nobody knows all that it needs.
+    """
 
     id: str
     host: str
     places: tuple[Place, ...]
     keys: tuple[str, ...]
+    damaged: str | None = None
 
 
 async def read_followers(backend: Backend) -> list[Follower]:
@@ -58,15 +64,27 @@ async def _read(backend: Backend) -> list[Follower]:
                 listed[found[0]].add(found[1])
     followers = []
     for machine, seqs in listed.items():
-        keys = [follower_key(machine, seq) for seq in sorted(seqs)]
-        records = [await read_record(backend, key, FollowerRecord) for key in keys]
+        keys = tuple(follower_key(machine, seq) for seq in sorted(seqs))
+        records, damaged = [], None
+        for key in keys:
+            try:
+                records.append(await read_record(backend, key, FollowerRecord))
+            except ObjectCorrupt:
+                damaged = key
+        host = records[-1].host if records else UNKNOWN_HOST
         places = tuple((PeerId(record.peer), record.seq) for record in records)
-        followers.append(Follower(machine.hex(), records[-1].host, places, tuple(keys)))
+        followers.append(Follower(machine.hex(), host, places, keys, damaged))
     return sorted(followers, key=lambda follower: (follower.host, follower.id))
 
 
 def needed_places(followers: Sequence[Follower]) -> set[Place]:
-    """The snapshots that any of them needs."""
+    """The snapshots that any of them needs. Raises: ObjectCorrupt: nobody knows what one of them needs."""
+    for follower in followers:
+        if follower.damaged is not None:
+            raise ObjectCorrupt(
+                f"{follower.damaged}, which says what a machine that follows needs, cannot be read",
+                hint=f"if it will not come back: `syncer prune --forget-follower {follower.id[:8]}`",
+            )
     return {place for follower in followers for place in follower.places}
 
 

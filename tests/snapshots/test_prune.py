@@ -116,6 +116,26 @@ async def test_a_follower_that_will_not_come_back_is_forgotten(tmp_path: Path) -
         await world.check()
 
 
+async def test_a_follower_whose_record_is_damaged_stops_it_until_it_is_forgotten(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await world.churn(random.Random(1))
+        place = peer.meta.snapshots.places()[0]
+        remote.objects[follower_key(b"n" * 16, 1)] = encode(FollowerRecord(VERSION, *place, "bert"))
+        remote.objects[follower_key(b"m" * 16, 1)] = b"nothing"
+        before = dict(remote.objects)
+        for others in (None, "bert"):
+            with pytest.raises(ObjectCorrupt) as caught:
+                await prune(peer, forget=others)
+            assert "--forget-follower 6d6d6d6d" in (caught.value.hint or "")
+            assert remote.objects == before
+        await prune(peer, forget="6d6d6d6d")
+        assert [key for key in remote.objects if key.startswith("followers/")] == [follower_key(b"n" * 16, 1)]
+        assert place in peer.meta.snapshots.places()
+        await world.check()
+
+
 async def test_a_follower_that_begins_to_need_what_goes_stops_it(tmp_path: Path) -> None:
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
