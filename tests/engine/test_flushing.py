@@ -28,10 +28,10 @@ async def test_damage_is_reported_only_while_something_needs_it(tmp_path: Path) 
     remote = MemoryBackend()
     async with opened(tmp_path, remote) as engine:
         number, handle = create(engine, b"bad")
-        await engine.file_system.write(handle, 0, os.urandom(300_000))
+        await engine.file_system.write(handle, 0, os.urandom(250_000))  # one block: less than the least that is cut
         await engine.sealer.seal_quiet(0.0)
         engine.commit()
-        (extent,) = engine.meta.extents.find(number, 0, 300_000)
+        (extent,) = engine.meta.extents.find(number, 0, 250_000)
         engine.store.cache.path(engine.meta.blocks.get(extent.source).id).write_bytes(b"x" * 10)
         with pytest.raises(LocalDamage, match="1 block of bad, damaged here"):
             await flush(engine)

@@ -4,22 +4,20 @@ Each column is a DATA of its own, made straight through the file system layer: s
 hundred, and one directory of a tenth as many. A file is touched, and a snapshot taken, while a loop looks up names.
 """
 
-import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from scripts.benchmark import collection, syncer_mount, tasks
+from scripts.benchmark import collection, tasks
 from scripts.benchmark.collection import CROWD, FILES, PER_DIRECTORY
+from scripts.benchmark.place import Place, errors_as_failures
 from scripts.benchmark.results import Column, Table
 from scripts.benchmark.rows import Row
 from scripts.benchmark.settings import Settings
 from scripts.benchmark.systems import SETTLE_S, Mount, scratch
 from syncer.control import Client
-from syncer.errors import SyncerError
 
 KEY = "publish"
 TRIES = 5
@@ -37,22 +35,6 @@ ROWS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A DATA with its collection, below *folder*, for one column."""
-
-    column: Column
-    folder: Path
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def remote(self) -> Path:
-        return self.folder / "remote"
-
-
 def measure(settings: Settings) -> Table:
     """A column for a small collection, and one for the largest."""
     table = Table(KEY, "A snapshot after one change")
@@ -66,7 +48,7 @@ def measure(settings: Settings) -> Table:
             place = Place(column, folder)
             settings.say(f"{KEY}: {column.title} are made")
             _make(settings, place)
-            with _mounted(settings, place) as mount:
+            with place.mounted(settings) as mount:
                 for number in range(settings.passes):
                     settings.say(f"{KEY}, pass {number + 1} of {settings.passes}: {column.title}")
                     _one_pass(settings, table, place, mount)
@@ -77,37 +59,24 @@ def _column(key: str, count: int) -> Column:
     return Column(key, f"{count:,} files", count)
 
 
-def _mounted(settings: Settings, place: Place) -> contextlib.AbstractContextManager[Mount]:
-    return syncer_mount.mounted(place.folder, str(place.remote), settings.sizes.budget_megabytes)
-
-
-@contextlib.contextmanager
-def _errors_as_failures() -> Iterator[None]:
-    """What syncer itself refuses is a failed measurement."""
-    try:
-        yield
-    except SyncerError as error:
-        raise tasks.TaskFailed(str(error)) from error
-
-
 def _make(settings: Settings, place: Place) -> None:
-    with _mounted(settings, place):
+    with place.mounted(settings):
         pass
     (place.folder / "output").unlink()
-    with _errors_as_failures():
-        collection.make_files(place.data, place.column.size)
-        collection.make_crowd(place.data, place.column.size // 10)
+    with errors_as_failures():
+        collection.make_files(place.data, place.count)
+        collection.make_crowd(place.data, place.count // 10)
 
 
 def _one_pass(settings: Settings, table: Table, place: Place, mount: Mount) -> None:
     mount.settle()
     rest = tasks.run("stat_until_told", [mount.path], settings.sizes.rest_s, LOOK_UPS)
-    with tasks.ready("stat_until_told", [mount.path], SETTLE_S, LOOK_UPS) as (task,), _errors_as_failures():
+    with tasks.ready("stat_until_told", [mount.path], SETTLE_S, LOOK_UPS) as (task,), errors_as_failures():
         task.go()
         try:
             found = {
-                "touch": _snapshots(place, lambda: _anywhere(mount.path, place.column.size)),
-                "crowd": _snapshots(place, lambda: _crowded(mount.path, place.column.size // 10)),
+                "touch": _snapshots(place, lambda: _anywhere(mount.path, place.count)),
+                "crowd": _snapshots(place, lambda: _crowded(mount.path, place.count // 10)),
             }
         finally:
             task.go()

@@ -13,17 +13,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmark import collection, syncer_mount, tasks
 from scripts.benchmark.collection import CONTENT_BYTES, CROWD, FILES, LARGE, PER_DIRECTORY
+from scripts.benchmark.place import Place, errors_as_failures
 from scripts.benchmark.results import Column, Table
 from scripts.benchmark.rows import MEBIBYTE, PAGE, Row
 from scripts.benchmark.settings import Settings
 from scripts.benchmark.systems import MOUNT_S, SETTLE_S, UMOUNT_S, Mount, processor_s, resident_bytes, scratch
 from syncer.control import Client
-from syncer.errors import SyncerError
 from tests.support.command import SYNCER, environment
 
 KEY = "scale"
@@ -75,27 +74,6 @@ ROWS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A DATA with its collection, below *folder*, for one column."""
-
-    column: Column
-    count: int
-    folder: Path
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def remote(self) -> str:
-        return str(self.folder / "remote")
-
-    @property
-    def mountpoint(self) -> Path:
-        return self.folder / "mnt"
-
-
 def measure(settings: Settings) -> Table:
     """Make all collections, then measure them one after the other, pass by pass."""
     table = Table(KEY, "Scale")
@@ -108,7 +86,7 @@ def measure(settings: Settings) -> Table:
     with contextlib.ExitStack() as stack:
         places = []
         for column in columns:
-            place = Place(column, column.size, stack.enter_context(scratch(settings.parent)))
+            place = Place(column, stack.enter_context(scratch(settings.parent)))
             with settings.failures_noted(table, column.key, *table.rows):
                 _make(settings, table, place)
                 places.append(place)
@@ -134,34 +112,21 @@ def _measured(table: Table, place: Place) -> list[str]:
 
 
 def _make(settings: Settings, table: Table, place: Place) -> None:
-    with _mounted(settings, place):
+    with place.mounted(settings):
         pass
     if not place.count:
         return
     before = time.monotonic()
-    with _errors_as_failures():
+    with errors_as_failures():
         collection.make_files(place.data, place.count)
     seconds = time.monotonic() - before
     table.add("make", place.column.key, place.count / seconds)
     size_bytes = (place.data / "meta.db").stat().st_size
     table.add("meta", place.column.key, size_bytes / place.count - CONTENT_BYTES)
     settings.say(f"{KEY}: {place.column.title} made in {seconds:.1f} s, meta.db has {size_bytes:,} bytes")
-    with _errors_as_failures():
+    with errors_as_failures():
         collection.make_crowd(place.data, place.count // 10)
         collection.make_large(place.data, place.count * MEBIBYTE // 1_000_000)
-
-
-@contextlib.contextmanager
-def _errors_as_failures() -> Iterator[None]:
-    """What syncer itself refuses is a failed measurement."""
-    try:
-        yield
-    except SyncerError as error:
-        raise tasks.TaskFailed(str(error)) from error
-
-
-def _mounted(settings: Settings, place: Place) -> contextlib.AbstractContextManager[Mount]:
-    return syncer_mount.mounted(place.folder, place.remote, settings.sizes.budget_megabytes)
 
 
 class _Pass:
@@ -223,7 +188,7 @@ def _one_pass(one: _Pass) -> None:
     one.note("mount", _mount_s(one.place))
     if not one.place.count:
         return
-    with _mounted(one.settings, one.place) as mount:
+    with one.place.mounted(one.settings) as mount:
         mount.settle()
         _files(one, mount)
         _directory(one, mount)
@@ -319,7 +284,7 @@ def _large_file(one: _Pass, mount: Mount) -> None:
 
 def _flushes(one: _Pass, mount: Mount) -> None:
     """What `syncer status` and `syncer flush` ask of the mount, without the start of those commands."""
-    with _errors_as_failures(), Client.connect(one.place.data) as client:
+    with errors_as_failures(), Client.connect(one.place.data) as client:
         one.note("status", _median_ms(client.status))
         for row, change in (
             ("publish-file", lambda: _new_file(mount.path / FILES / "000000")),
