@@ -69,7 +69,9 @@ class Uploader:
         self._failed_until = 0.0
         self._pause_s = FIRST_PAUSE_S
         self.hurry = 0
-        """While above 0, whatever is sealed leaves at once."""
+        """While above 0, full packs leave at once: somebody waits for it."""
+        self.drain = 0
+        """While above 0, whatever is sealed leaves at once, in packs however small: nothing more comes."""
         self.uploaded_bytes = 0
         """Bytes sent: packs, indexes and snapshots."""
         self.stored_bytes = 0
@@ -138,15 +140,14 @@ class Uploader:
     def _due(self) -> list[Block]:
         """The next pack's blocks; empty when none is due."""
         now_s = int(time.time())
-        hurry = self.hurry or self.pressed()
-        born_before = now_s if hurry else now_s - int(self._delay_s)
+        drain = self.drain or self.pressed()
+        born_before = now_s if drain or self.hurry else now_s - int(self._delay_s)
         without = self._flying | self._meta.damage.numbers()
-        batch = self._meta.blocks.pending(PACK_BYTES, PACK_BLOCKS, born_before, now_s, without)
-        if not batch or hurry:
+        batch, is_all = self._meta.blocks.pending(PACK_BYTES, PACK_BLOCKS, born_before, now_s, without)
+        if not batch or drain or not is_all:
             return batch
-        full = sum(block.size for block in batch) >= PACK_BYTES // 2 or len(batch) >= PACK_BLOCKS
         is_young = now_s - PATIENCE * self._delay_s < self._meta.blocks.born(batch[0].number) <= now_s
-        return batch if full or not is_young else []
+        return [] if is_young else batch
 
     async def _send(self, batch: list[Block]) -> None:
         try:

@@ -120,9 +120,10 @@ class BlockTable(Table):
 
     def pending(
         self, limit_bytes: int, limit_blocks: int, born_before_s: int, now_s: int, without: Container[int] = ()
-    ) -> list[Block]:
-        """The oldest blocks that the remote lacks and something needs: one, or as many as the limits allow.
+    ) -> tuple[list[Block], bool]:
+        """The oldest blocks that the remote lacks and something needs, and whether there are no more such blocks.
 
+        One, or as many as the limits allow.
         One born after *now_s* is as old as any: the clock was wrong then, or is wrong now.
         """
         cursor = self.execute(
@@ -132,15 +133,17 @@ class BlockTable(Table):
         )
         chosen: list[Block] = []
         total = 0
+        is_all = True
         for row in cursor:
             if row[0] in without:
                 continue
             if chosen and (total + row[2] > limit_bytes or len(chosen) >= limit_blocks):
+                is_all = False
                 break
             chosen.append(self._block(row))
             total += row[2]
         cursor.close()  # a statement left half-way would keep the WAL from starting over
-        return chosen
+        return chosen, is_all
 
     def pending_files(self) -> list[Block]:
         """Every cache file that is the only copy of its block."""

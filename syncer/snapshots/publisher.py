@@ -210,7 +210,15 @@ class Publisher:
     async def _publish(self, wish: "_Wish", progress: Progress) -> frozenset[int]:
         await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
         await self._be_still()
-        # ATOMIC until the reader is open: it sees this moment, in which nothing is dirty.
+        self._uploader.drain += 1
+        self._uploader.wake()
+        try:
+            return await self._publish_this_moment(wish, progress)
+        finally:
+            self._uploader.drain -= 1
+
+    async def _publish_this_moment(self, wish: "_Wish", progress: Progress) -> frozenset[int]:
+        """Nothing is dirty. ATOMIC until the reader is open: it sees this moment."""
         self._meta.commit()
         if wish.label is None and self._is_published(wish.released):
             lacking = await self._content_stored(self._meta.blocks.newest(), progress)
@@ -222,7 +230,6 @@ class Publisher:
         marked = self._meta.database.committed_position
         newest = self._meta.blocks.held_up_to = self._meta.blocks.newest()
         reader = TreeReader(self._meta.database)
-        self._uploader.wake()
         time_ns = time.time_ns()
         try:
             planter = Planter(reader, generation, self._store_from_thread)

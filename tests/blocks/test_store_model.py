@@ -65,14 +65,14 @@ def blocks_of(world: World, number: int) -> list[Block]:
 async def flush(engine: Engine) -> None:
     """Return when every byte written is in a block on the remote, and may be evicted."""
     await engine.sealer.seal_everything()
-    engine.uploader.hurry += 1
+    engine.uploader.drain += 1
     engine.uploader.wake()
     with trio.fail_after(1000):
         while engine.meta.blocks.pending_totals()[1]:
             await engine.uploader.progressed.wait()
         while engine.store.budget.pinned:  # until the records are durable
             await engine.uploader.progressed.wait()
-    engine.uploader.hurry -= 1
+    engine.uploader.drain -= 1
 
 
 def evict_all(world: World) -> None:

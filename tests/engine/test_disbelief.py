@@ -30,7 +30,7 @@ async def test_a_put_that_stores_nothing_is_no_put(tmp_path: Path, prefix: str) 
         number, handle = await written(engine, b"f")
         if prefix == "packs/":
             await engine.sealer.seal_everything()
-            engine.uploader.hurry += 1
+            engine.uploader.drain += 1
             await _pack_refused(engine)
             assert block_of(engine, number).location is None
         else:
@@ -60,7 +60,7 @@ async def test_nothing_is_evicted_before_the_remote_shows_it(tmp_path: Path) -> 
     async with FaultyBackend(MemoryBackend(), short) as remote, opened(tmp_path, remote) as engine:
         number, _ = await written(engine, b"f")
         await engine.sealer.seal_everything()
-        engine.uploader.hurry += 1
+        engine.uploader.drain += 1
         for _ in range(2):
             await _pack_refused(engine)
             assert not engine.meta.blocks.evictable(10)
@@ -130,7 +130,7 @@ async def test_an_index_that_a_listing_leaves_out_is_asked_for_by_name(tmp_path:
     memory = MemoryBackend()
     async with opened(tmp_path / "one", memory) as engine:
         await written(engine, b"f")
-        engine.uploader.hurry += 1
+        engine.uploader.drain += 1
         with trio.fail_after(20):
             while not engine.meta.blocks.has_unindexed_packs():
                 await engine.sealer.seal_everything()

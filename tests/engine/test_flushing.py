@@ -76,6 +76,25 @@ async def test_a_disk_here_that_refuses_to_take_down_what_was_stored_keeps_nobod
         await flush(engine)
 
 
+async def test_a_flush_sends_no_packs_that_are_not_full_while_it_still_seals(tmp_path: Path) -> None:
+    """However slow that is: many small packs would stay so for good."""
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote, budget_bytes=200_000_000, upload_delay_s=1e6) as engine:
+
+        async def slow() -> None:
+            engine.uploader.wake()
+            with trio.move_on_after(0.1):
+                await engine.uploader.progressed.wait()
+
+        engine.sealer.pace = slow
+        for count in range(1200):
+            _, handle = create(engine, b"%d" % count)
+            await engine.file_system.write(handle, 0, os.urandom(10_240))
+        await flush(engine)
+    kinds = [read_list(data)[0] for key, data in remote.objects.items() if key.startswith("packs/")]
+    assert kinds.count(CONTENT) == 2
+
+
 async def test_where_a_file_is_can_be_seen(tmp_path: Path) -> None:
     """By its xattr, and by what waits and for how long."""
     config = Config(remote="memory", budget_bytes=64_000_000)
@@ -118,7 +137,7 @@ async def test_after_an_outage_the_oldest_leaves_first(tmp_path: Path) -> None:
             for offset in range(0, 50 * WRITE_BYTES, WRITE_BYTES):
                 await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
             await engine.sealer.seal_quiet(0.0)
-        engine.uploader.hurry += 1
+        engine.uploader.drain += 1
         engine.uploader.wake()
         with trio.fail_after(20):
             while engine.uploader.error is None or engine.uploader._running:

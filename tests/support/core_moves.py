@@ -256,7 +256,7 @@ class Moves:
 
     def stored(self, a: int, b: int) -> None:
         """A pack with every block that waits, and one that was released meanwhile."""
-        blocks = self._meta.blocks.pending(1 << 40, 1 << 40, 1 << 40, 1 << 40)
+        blocks, _ = self._meta.blocks.pending(1 << 40, 1 << 40, 1 << 40, 1 << 40)
         entries = [(block.id, index * 10, 10, block.size) for index, block in enumerate(blocks)]
         entries.append((self._block_id(("released", a)), 10 * len(blocks), 10, 77))
         pack = PackId(identity(f"pack {self._now}"))
