@@ -39,6 +39,8 @@ DIRECTORY = 0o040000
 SEQS_AHEAD = (1, 2, 3, 4, 8, 16, 32, 64)
 """So far after the newest object of a peer that a listing shows it is asked for more: it may have left some out, and
 numbers may have been skipped. From each that is there on again."""
+LEFT_OUT_MAX = 10_000
+"""More objects in a row than any listing leaves out: such a remote says yes to whatever it is asked for."""
 GAPS_ASKED = 256
 """So many indexes of a peer that no listing shows are asked for by name."""
 
@@ -88,14 +90,18 @@ async def _learn_index(importer: Importer, backend: Backend, place: Place, *, la
 
 
 async def newest_left_out(newest: int, is_there: Callable[[int], Awaitable[bool]]) -> int:
-    """The newest sequence number, from *newest* on, that *is_there* although no listing may show it."""
-    while True:
+    """The newest sequence number, from *newest* on, that *is_there* although no listing may show it.
+
+    Raises: ObjectCorrupt: there is no end of them.
+    """
+    for _ in range(LEFT_OUT_MAX):
         for ahead in SEQS_AHEAD:
             if await is_there(newest + ahead):
                 newest += ahead
                 break
         else:
             return newest
+    raise ObjectCorrupt(f"the remote's listing shows none of {LEFT_OUT_MAX} objects that it says it has")
 
 
 async def exists(backend: Backend, key: str) -> bool:

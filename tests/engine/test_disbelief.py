@@ -202,6 +202,15 @@ async def test_how_far_a_listing_is_not_believed(there: tuple[int, ...], found: 
     assert len(asked) <= 8 * (1 + len(there))
 
 
+async def test_a_remote_that_says_yes_to_everything_is_not_asked_for_ever() -> None:
+    async def is_there(_: int) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    with trio.fail_after(60), pytest.raises(ObjectCorrupt, match="shows none of"):
+        await newest_left_out(3, is_there)
+
+
 async def _tolerant(self: FaultyBackend, prefix: str, inner):  # type: ignore[no-untyped-def]
     """As `next_item`; the object left out may be the last."""
     fault = self._next_fault("list", prefix)
