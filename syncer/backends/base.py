@@ -63,7 +63,8 @@ class Backend(ABC):
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return *length* bytes from *offset*, or all from *offset* when *length* is None.
 
-        Exactly the bytes asked for, or an error: a range that reaches past the end is ObjectCorrupt.
+        Exactly the bytes asked for, or an error: a range that reaches past the end is ObjectCorrupt. What somebody else
+        deletes may be read a few seconds longer from an *offset* above 0.
 
         Raises: ObjectMissing, ObjectCorrupt, RemoteRefused, RemoteUnreachable; ValueError for a negative range.
         """

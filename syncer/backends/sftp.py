@@ -1,13 +1,16 @@
 """A remote that is a folder on an SSH server, reached through SFTP alone.
 
 One connection, kept, with a few sessions on it that run in threads. An object is a file at its key; it is written
-under a name in `tmp~/` (no key, so never listed), fsynced where the server can, and renamed into place.
+under a name in `tmp~/` (no key, so never listed), fsynced where the server can, and renamed into place. A file that was
+read from within stays open for a moment: who reads one block of a pack mostly reads others, and each open is a round
+trip.
 
 Measured against `cat` over exec channels on loopback: SFTP with messages of 255 KiB reads 250 to 390 MiB/s and writes
 120 to 200, the exec channels stay below; so SFTP is the only way, and a server that forbids commands is no worse.
 """
 
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -54,6 +57,8 @@ class SftpBackend(Backend):
         self._threads = trio.CapacityLimiter(2 * self.parallelism)
         self._seen = False
         self._cleaned = False
+        self._deleted_s = -math.inf
+        """When an object was deleted last: what was opened before then is opened again."""
 
     async def put(self, key: str, data: bytes | memoryview) -> None:
         path = self._path(key)
@@ -151,6 +156,10 @@ class SftpBackend(Backend):
                 session.rename(temporary, path)
 
     def _get(self, session: SftpSession, key: str, path: bytes, offset: int, length: int | None) -> bytes:
+        if offset and length:
+            data = session.read_kept(path, offset, length, self._deleted_s)
+            if data is not None:
+                return data
         try:
             handle = session.open(path)
         except SftpError as error:
@@ -166,7 +175,12 @@ class SftpBackend(Backend):
             if len(data) < length:
                 resolve_range(key, self._size(session, key, handle), offset, length)
                 raise ObjectCorrupt(f"{self.name}: {key} was cut short while it was read")
-        finally:
+        except BaseException:
+            session.close_handle(handle)
+            raise
+        if offset:
+            session.keep(path, handle)
+        else:
             session.close_handle(handle)
         self._seen = True
         return data
@@ -215,6 +229,7 @@ class SftpBackend(Backend):
     def _delete(self, session: SftpSession, path: bytes) -> None:
         try:
             session.remove(path)
+            self._deleted_s = time.monotonic()
         except SftpError as error:
             if error.code == Status.NO_SUCH_FILE:
                 self._check_there(session)

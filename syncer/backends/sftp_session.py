@@ -7,8 +7,10 @@ PROTOCOL of OpenSSH.
 A session belongs to one thread at a time and blocks it. It knows no keys and no policy; `sftp.py` does.
 """
 
+import contextlib
 import stat
 import struct
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ PLAIN_BYTES = 32 * 1024
 """What every server takes and gives in one message (section 3 of the draft)."""
 LARGEST_BYTES = 255 * 1024
 """The largest transfer we ask for where the server says that it may be more."""
+KEPT_HANDLES = 8
+KEPT_S = 5.0
+"""So many files may stay open after a read, and each may be read so long without being opened again."""
 IN_FLIGHT = 64
 """How many requests of one transfer wait for their answers at once."""
 
@@ -120,6 +125,8 @@ class SftpSession:
         self._position = 0
         self._next_id = 0
         self._unread: set[int] = set()
+        self._kept: dict[bytes, tuple[bytes, float]] = {}
+        """Handles for reading that are still open, by path, and when they were opened; the oldest first."""
         self._send_packet(_Type.INIT, struct.pack(">I", VERSION))
         kind, answer = self._receive_packet()
         if kind != _Type.VERSION or answer.uint32() < VERSION:
@@ -153,6 +160,30 @@ class SftpSession:
     def close_handle(self, handle: bytes) -> None:
         """Give *handle* back without waiting for the answer, which tells nothing after a read."""
         self._unread.add(self._request(_Type.CLOSE, _string(handle)))
+
+    def keep(self, path: bytes, handle: bytes) -> None:
+        """Take over the handle of a file that was just opened for reading: `read_kept` uses it, and closes it."""
+        self._kept[path] = (handle, time.monotonic())
+        if len(self._kept) > KEPT_HANDLES:
+            self._let_go(next(iter(self._kept)))
+
+    def read_kept(self, path: bytes, offset: int, length: int, since_s: float) -> bytes | None:
+        """*length* bytes from *offset* of a file that was opened not long ago, and after *since_s*; None: open it."""
+        since_s = max(since_s, time.monotonic() - KEPT_S)
+        for other, (_, opened_s) in list(self._kept.items()):
+            if opened_s <= since_s:
+                self._let_go(other)
+        if path not in self._kept:
+            return None
+        with contextlib.suppress(SftpError):
+            data = self.read(self._kept[path][0], offset, length)
+            if len(data) == length:
+                return data
+        self._let_go(path)
+        return None
+
+    def _let_go(self, path: bytes) -> None:
+        self.close_handle(self._kept.pop(path)[0])
 
     def read(self, handle: bytes, offset: int, length: int) -> bytes:
         """Up to *length* bytes from *offset*: fewer only where the file ends."""

@@ -7,7 +7,8 @@ import trio
 
 from syncer.backends.base import Backend
 from syncer.backends.sftp import SftpBackend
-from syncer.errors import RemoteUnreachable
+from syncer.backends.sftp_session import SftpSession
+from syncer.errors import ObjectCorrupt, ObjectMissing, RemoteUnreachable
 from tests.support.servers import SshServer
 
 pytestmark = pytest.mark.slow
@@ -70,3 +71,29 @@ async def test_closing_while_it_connects(ssh_server: SshServer, place: str) -> N
         gate.set()
     assert refused == ["ssh://gated is closed"]
     await get()
+
+
+async def test_blocks_of_a_pack_cost_one_open(
+    ssh_server: SshServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bytes] = []
+    ordinary = SftpSession.open
+
+    def counted(session: SftpSession, path: bytes) -> bytes:
+        opened.append(path)
+        return ordinary(session, path)
+
+    monkeypatch.setattr(SftpSession, "open", counted)
+    gate = threading.Event()
+    gate.set()
+    data = bytes(range(256)) * 1000
+    async with gated(ssh_server, place, gate, threading.Event()) as backend:
+        await backend.put("packs/a", data)
+        for start in (1, 1000, 200_000):
+            assert await backend.get("packs/a", start, 999) == data[start : start + 999]
+        assert len(opened) == 1
+        with pytest.raises(ObjectCorrupt):
+            await backend.get("packs/a", 255_999, 2)
+        await backend.delete("packs/a")
+        with pytest.raises(ObjectMissing):
+            await backend.get("packs/a", 1, 999)

@@ -1,13 +1,16 @@
 """The SFTP client against servers no sane person runs: they give less than asked for, answer in any order, and lie."""
 
+import math
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from syncer.backends.sftp_session import PLAIN_BYTES, SftpBroken, SftpError, SftpSession, SftpWriteError
+from syncer.backends import sftp_session
+from syncer.backends.sftp_session import KEPT_HANDLES, PLAIN_BYTES, SftpBroken, SftpError, SftpSession, SftpWriteError
 
 CONTENT = bytes(range(256)) * 1024
 READ, WRITE, CLOSE, OPEN, REMOVE, EXTENDED = 5, 6, 4, 3, 13, 200
@@ -121,6 +124,39 @@ def test_nothing_is_asked_for_that_is_not_wanted(serve: Callable[..., Server]) -
     server = serve(reading(PLAIN_BYTES))
     SftpSession(server.client).read(b"h", 0, 3 * PLAIN_BYTES)
     assert server.requests == [READ] * 3
+
+
+@pytest.mark.parametrize("least_s", [0.0, 1e9])
+def test_a_file_that_is_kept_open_is_closed_in_time(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, least_s: float
+) -> None:
+    monkeypatch.setattr(sftp_session, "KEPT_S", least_s)
+    server = serve(reading(PLAIN_BYTES))
+    session = SftpSession(server.client)
+    for number in range(KEPT_HANDLES + 1):
+        session.keep(b"%d" % number, b"h")
+    last = b"%d" % KEPT_HANDLES
+    assert session.read_kept(b"0", 5, 100, -math.inf) is None
+    read = session.read_kept(last, 5, 100, -math.inf)
+    assert read == (CONTENT[5:105] if least_s else None)
+    assert session.read_kept(last, 5, 100, time.monotonic()) is None, "it was opened before"
+    session.read(b"h", 0, 1)  # its answer comes after theirs
+    assert server.requests.count(CLOSE) == KEPT_HANDLES + 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_file_that_is_kept_open_and_was_changed_is_opened_again(serve: Callable[..., Server], refused: bool) -> None:
+    def answer(kind: int, body: bytes) -> Answer:
+        is_far = kind == READ and struct.unpack(">Q", body[-12:-4])[0] > 1000
+        return status(FAILURE) if refused and is_far else reading(PLAIN_BYTES)(kind, body)
+
+    server = serve(answer)
+    session = SftpSession(server.client)
+    session.keep(b"path", b"h")
+    assert session.read_kept(b"path", len(CONTENT) - 10, 100, -math.inf) is None
+    assert session.read_kept(b"path", 5, 100, -math.inf) is None, "it is not to be used again"
+    session.read(b"h", 0, 1)
+    assert server.requests.count(CLOSE) == 1
 
 
 def test_a_session_goes_on_after_a_failed_transfer(serve: Callable[..., Server]) -> None:

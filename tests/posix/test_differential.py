@@ -14,7 +14,7 @@ or because docs/semantics.md says so:
 * SEEK_DATA and SEEK_HOLE before the end of a file; fallocate, O_TMPFILE, O_DIRECT, ACLs, ioctl: not asked for here.
 
 `SYNCER_TEST_LONG=1` plays 100,000 steps, others each time. A failure is shown as the calls of a short sequence; each
-that was found is a test of its own below.
+that was found is a test of its own in `test_differences.py`.
 """
 
 import fcntl
