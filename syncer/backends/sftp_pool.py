@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from syncer.backends.sftp_session import SessionRefused, SftpBroken, SftpError, SftpSession
+from syncer.backends.sftp_session import KEPT_S, SessionRefused, SftpBroken, SftpError, SftpSession
 from syncer.backends.unreachable import unreachable
 from syncer.errors import BackendError, RemoteRefused, RemoteUnreachable
 
@@ -55,6 +55,8 @@ class SessionPool:
         self._idle: list[SftpSession] = []
         self._open = 0
         self._closed = False
+        self._tidies = False
+        """Whether a thread waits to close what idle sessions keep open."""
 
     def run(self, call: Call[T]) -> T:
         """Do the call's work in a session; again in another one if it was given one that had died while idle.
@@ -158,6 +160,27 @@ class SessionPool:
             if self._connection is connection:
                 self._idle.append(session)
                 self._changed.notify_all()  # one that was given up may wake and not want it
+                if session.keeps_open and not self._tidies:
+                    self._tidies = True
+                    timer = threading.Timer(KEPT_S, self._tidy, (connection,))
+                    timer.daemon = True
+                    timer.start()
+
+    def _tidy(self, connection: Connection) -> None:
+        """In a thread: close what idle sessions have kept open long enough. A disk in use cannot be unplugged there."""
+        with self._changed:
+            self._tidies = False
+            if self._connection is not connection:
+                return
+            tidied = [session for session in self._idle if session.keeps_open]
+            self._idle = [session for session in self._idle if not session.keeps_open]
+        for session in tidied:
+            try:
+                session.let_go_old()
+            except (SftpBroken, OSError, EOFError):
+                self._drop(connection)
+                return
+            self._give_back(connection, session)
 
     def _drop(self, connection: Connection) -> None:
         """Never blocks, whatever state the connection is in. Its other sessions break with it."""

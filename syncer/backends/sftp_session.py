@@ -8,6 +8,7 @@ A session belongs to one thread at a time and blocks it. It knows no keys and no
 """
 
 import contextlib
+import math
 import stat
 import struct
 import time
@@ -169,10 +170,7 @@ class SftpSession:
 
     def read_kept(self, path: bytes, offset: int, length: int, since_s: float) -> bytes | None:
         """*length* bytes from *offset* of a file that was opened not long ago, and after *since_s*; None: open it."""
-        since_s = max(since_s, time.monotonic() - KEPT_S)
-        for other, (_, opened_s) in list(self._kept.items()):
-            if opened_s <= since_s:
-                self._let_go(other)
+        self.let_go_old(since_s)
         if path not in self._kept:
             return None
         with contextlib.suppress(SftpError):
@@ -181,6 +179,18 @@ class SftpSession:
                 return data
         self._let_go(path)
         return None
+
+    @property
+    def keeps_open(self) -> bool:
+        """Whether a file is kept open."""
+        return bool(self._kept)
+
+    def let_go_old(self, since_s: float = -math.inf) -> None:
+        """Close what is kept open for long enough, or was opened before *since_s*."""
+        since_s = max(since_s, time.monotonic() - KEPT_S)
+        for path, (_, opened_s) in list(self._kept.items()):
+            if opened_s <= since_s:
+                self._let_go(path)
 
     def _let_go(self, path: bytes) -> None:
         self.close_handle(self._kept.pop(path)[0])

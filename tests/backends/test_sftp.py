@@ -5,6 +5,7 @@ import threading
 import pytest
 import trio
 
+from syncer.backends import sftp_pool, sftp_session
 from syncer.backends.base import Backend
 from syncer.backends.sftp import SftpBackend
 from syncer.backends.sftp_session import SftpSession
@@ -97,3 +98,26 @@ async def test_blocks_of_a_pack_cost_one_open(
         await backend.delete("packs/a")
         with pytest.raises(ObjectMissing):
             await backend.get("packs/a", 1, 999)
+
+
+async def test_an_idle_connection_keeps_no_file_open(
+    ssh_server: SshServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sftp_session, "KEPT_S", 0.2)
+    monkeypatch.setattr(sftp_pool, "KEPT_S", 0.3)
+    closed = threading.Event()
+    ordinary = SftpSession.close_handle
+
+    def noted(session: SftpSession, handle: bytes) -> None:
+        ordinary(session, handle)
+        closed.set()
+
+    monkeypatch.setattr(SftpSession, "close_handle", noted)
+    gate = threading.Event()
+    gate.set()
+    async with gated(ssh_server, place, gate, threading.Event()) as backend:
+        await backend.put("packs/a", b"0123456789")
+        closed.clear()
+        assert await backend.get("packs/a", 3, 4) == b"3456"
+        assert await trio.to_thread.run_sync(closed.wait, 20)
+        assert await backend.get("packs/a", 3, 4) == b"3456"
