@@ -20,6 +20,8 @@ def markdown(report: Report) -> str:
     parts += [_section(table) for table in report.tables.values()]
     if verdicts := judge(report):
         parts.append(_verdicts(report, verdicts))
+    if any("syncer" in table.columns and len(table.columns) > 1 for table in report.tables.values()):
+        parts.append(_lost(report))
     return "\n\n".join(parts) + "\n"
 
 
@@ -38,11 +40,16 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def best_of(table: Table, row: Row) -> str | None:
-    """The column with the best median of *row* among rivals; None when there are not at least two."""
+def best_of(table: Table, row: Row, *, without: tuple[str, ...] = ()) -> str | None:
+    """The column with the best median of *row* among rivals; None when there are not at least two to choose from, or
+    none is left *without* those.
+    """
     medians = {column: table.median(row.key, column) for column in table.columns if column in RIVALS}
     measured = {column: value for column, value in medians.items() if value is not None}
     if len(measured) < 2:
+        return None
+    measured = {column: value for column, value in measured.items() if column not in without}
+    if not measured:
         return None
     return (min if row.less_is_better else max)(measured, key=lambda column: measured[column])
 
@@ -90,6 +97,25 @@ def _verdicts(report: Report, verdicts: list[Verdict]) -> str:
     met = sum(verdict.passed is True for verdict in verdicts)
     missed = sum(verdict.passed is False for verdict in verdicts)
     lines += ["", f"{met} met, {missed} missed, {len(verdicts) - met - missed} not measured."]
+    return "\n".join(lines)
+
+
+def _lost(report: Report) -> str:
+    """The rows in which a peer does better than syncer with default options; ratios of a system to itself aside."""
+    lines = ["### Where a peer is better", "", "| what | unit | peer | it | syncer |", "|---|---|---|---:|---:|"]
+    for table in report.tables.values():
+        for row in (row for row in table.rows.values() if row.unit != "x"):
+            ours = table.median(row.key, "syncer")
+            best = best_of(table, row, without=("syncer", "syncer-writeback"))
+            theirs = table.median(row.key, best) if best else None
+            if best is None or ours is None or theirs is None:
+                continue
+            if theirs < ours if row.less_is_better else theirs > ours:
+                prefix = "" if table.key == "table" else f"{table.title}: "
+                figures = f"{figure(theirs)} | {figure(ours)}"
+                lines.append(f"| {prefix}{row.title} | {row.unit} | {table.columns[best].title} | {figures} |")
+    if len(lines) == 4:
+        return f"{lines[0]}\n\nNowhere in this run."
     return "\n".join(lines)
 
 

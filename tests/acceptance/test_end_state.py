@@ -7,19 +7,17 @@ import os
 import random
 import signal
 import struct
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from syncer.values import SMALL_BYTES
 from tests.acceptance.conftest import MakeRemote
-from tests.support.collection import Manifest, differences, make_oddities, manifest, random_bytes, write_media
+from tests.support.collection import make_oddities, random_bytes, write_media
 from tests.support.core_check import check_stopped
 from tests.support.mount import Mount
 from tests.support.posix import as_root
-from tests.support.syscalls import status
-from tests.support.syscalls_data import DT_BLK, DT_CHR, DT_DIR, DT_FIFO, DT_LNK, DT_REG, DT_SOCK, Directory
+from tests.support.state import State, assert_same, state
 
 pytestmark = pytest.mark.slow
 
@@ -29,43 +27,8 @@ LARGE_BYTES = 9_000_000
 BALLAST_BYTES, SMALL_BALLAST = 60_000_000, 1300
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
 SECOND_NS = 10**9
-TYPES = {"directory": DT_DIR, "-": DT_REG, "l": DT_LNK, "p": DT_FIFO, "s": DT_SOCK, "c": DT_CHR, "b": DT_BLK}
 FAR_NS = (9_000_000_000 * SECOND_NS + 987_654_321, -9_000_000_000 * SECOND_NS + 1)
 """In the years 2255 and 1684."""
-
-
-@dataclass(slots=True)
-class State:
-    """Everything that can be seen of a tree.
-
-    Attributes:
-        entries: kinds, modes, owners, times, links, sizes, devices, attributes and contents.
-        identities: the inode number and the time of the last change (ctime) in nanoseconds, by relative path.
-    """
-
-    entries: Manifest
-    identities: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-
-
-def state(top: Path) -> State:
-    """Look at everything below *top*; what the kernel remembers, and what directories say, must agree with it."""
-    found = State(manifest(top))
-    for path in found.entries:
-        noted = status(os.path.normpath(os.path.join(os.fsencode(top), path)))
-        found.identities[path] = (noted.number, noted.ctime_ns)
-    for path, entry in found.entries.items():
-        if entry.kind == "directory":
-            with Directory(top / os.fsdecode(path)) as directory:
-                names = {os.path.normpath(os.path.join(path, os.fsencode(child.name))): child for child in directory}
-            said = {name: (child.inode, child.type) for name, child in names.items()}
-            assert said == {name: (found.identities[name][0], TYPES[found.entries[name].kind]) for name in names}
-    return found
-
-
-def assert_same(before: State, after: State) -> None:
-    assert differences(before.entries, after.entries) == []
-    changed = {path: (was, after.identities[path]) for path, was in before.identities.items()}
-    assert {path: pair for path, pair in changed.items() if pair[0] != pair[1]} == {}
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------

@@ -351,6 +351,16 @@ def test_the_best_rival_is_bold_and_the_ceiling_is_not() -> None:
     assert "| stat | op/s | 300 | 100 | **200** |" in text
 
 
+def test_rows_that_a_peer_wins_are_said() -> None:
+    lost = report.markdown(made_up(c=300, syncer=100, **{"syncer-writeback": 400, "juicefs": 200, "sshfs": 150}))
+    assert lost.endswith("| stat | op/s | the juicefs | 200 | 100 |\n")
+    for won in (made_up(c=300, syncer=100, juicefs=99), made_up(syncer=100)):
+        assert "Nowhere in this run." in report.markdown(won) or len(won.tables["table"].columns) == 1
+    table = made_up(syncer=100, juicefs=99).tables["table"]
+    table.rows["stat"] = Row(key="stat", title="stat", unit="ms", less_is_better=True)
+    assert "| stat | ms | the juicefs | 99.0 | 100 |" in report.markdown(Report({}, {"table": table}))
+
+
 def test_charts(tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="only scripts/bench installs matplotlib")
     assert matplotlib

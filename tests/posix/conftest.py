@@ -1,5 +1,8 @@
 """Where the POSIX tests run: each on a plain folder, which says that the test itself is right, and on a mount.
 
+What the tests leave behind must then survive a remount, and the loss of everything local: it is noted at the end and
+compared after each.
+
 With `--posix-on DIR` they run below that folder alone, whatever file system it is on.
 """
 
@@ -12,8 +15,11 @@ import pytest
 
 from tests.support.long_form import LONG
 from tests.support.mount import Mount, place_for_a_mount
+from tests.support.state import State, assert_same, state
 
 LIFETIME_S = 3600.0
+LARGE_BYTES, CROWD = 32 << 20, 2000
+"""Files beyond that are sampled in the end (some have a terabyte of holes), and so are directories."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,11 +41,30 @@ def top(request: pytest.FixtureRequest) -> Iterator[Path]:
     with place_for_a_mount() as place:
         os.chmod(place, 0o755)
         with Mount(place, f"{place}/blobs", 200, lifetime_s=LIFETIME_S) as mount:
-            mount.start(*(["--allow-other"] if os.geteuid() == 0 else []))
+            options = ["--allow-other"] if os.geteuid() == 0 else []
+            mount.start(*options)
             os.chmod(mount.path, 0o755)
             yield mount.path
+            noted = end_state(mount)
+            mount.stop()
+            mount.start(*options)
+            survived(noted, mount)
+            mount.umount(wait=True)
+            mount.forget_data()
+            mount.start(*options)
+            survived(noted, mount)
             mount.stop()
             mount.finish()
+
+
+def end_state(mount: Mount) -> State | None:
+    """What the tests have left behind; None where only root may look at all of it."""
+    return state(mount.path, large_bytes=LARGE_BYTES, crowd=CROWD) if os.geteuid() == 0 else None
+
+
+def survived(noted: State | None, mount: Mount) -> None:
+    if noted is not None:
+        assert_same(noted, state(mount.path, large_bytes=LARGE_BYTES, crowd=CROWD))
 
 
 @pytest.fixture

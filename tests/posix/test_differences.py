@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,28 @@ def test_who_uses_a_fifo_is_told_to_ordinary_file_systems_alone(folder: Path, ca
             os.write(fifo, b"x")
         after = status(folder / "x")
     assert (after == before) == (file_system(folder) == SYNCER)
+
+
+def test_what_statistics_a_mount_makes_up_or_lacks(folder: Path) -> None:
+    """docs/semantics.md: the sizes of directories and of blocks, times of birth, and reads that must not wait."""
+    (folder / "x").write_bytes(b"data")
+    if file_system(folder) != SYNCER:
+        return
+    assert (os.stat(folder).st_size, os.stat(folder / "x").st_blksize) == (0, 131_072)
+    with opened(folder / "x", os.O_RDONLY) as file:
+        raises(errno.EOPNOTSUPP, os.preadv, file, [bytearray(4)], 0, os.RWF_NOWAIT)
+        assert os.pread(file, 4, 0) == b"data"
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o4755, 0o755], ids=oct)
+def test_with_whose_rights_a_program_runs(folder: Path, mode: int) -> None:
+    """A mount is without `suid` unless somebody asks for it."""
+    path = folder / "id"
+    path.write_bytes(Path("/usr/bin/id").read_bytes())
+    os.chown(path, BOB.uid, BOB.gid)
+    path.chmod(mode)
+    nosuid = bool(os.statvfs(folder).f_flag & os.ST_NOSUID)
+    assert nosuid or file_system(folder) != SYNCER
+    said = subprocess.run([path, "-u"], capture_output=True, check=True, timeout=60).stdout
+    assert int(said) == (BOB.uid if mode & stat.S_ISUID and not nosuid else 0)

@@ -1,7 +1,9 @@
 """Hard links: several names of one file, of every kind but directories."""
 
+import contextlib
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,10 @@ import pytest
 from tests.support.kinds import KINDS, NO_DIRECTORY, TARGET, make
 from tests.support.posix import ALICE, acting_as, as_root, raises
 from tests.support.syscalls import AT_EMPTY_PATH, AT_SYMLINK_FOLLOW, linkat, status
+from tests.support.syscalls_data import EXT4, file_system
+
+MANY_NAMES = 65_000
+"""The most that ext4 takes."""
 
 
 def only_links(path: Path, nlink: int) -> None:
@@ -119,6 +125,26 @@ def test_many_names_in_many_directories(folder: Path) -> None:
     for number in range(20):
         for name in range(10):
             os.unlink(folder / f"{number}" / f"{name}")
+    only_links(folder / "x", 1)
+
+
+@pytest.mark.slow
+def test_as_many_names_as_a_file_may_have(folder: Path) -> None:
+    """ext4 counts them in 16 bits. A mount takes more than anybody has."""
+    make("regular", folder / "x")
+    make("directory", folder / "d")
+    with contextlib.ExitStack() as stack:
+        directory = os.open(folder / "d", os.O_RDONLY)
+        stack.callback(os.close, directory)
+        for number in range(MANY_NAMES - 1):
+            os.link(folder / "x", f"{number}", dst_dir_fd=directory)
+        only_links(folder / "x", MANY_NAMES)
+        if file_system(folder) == EXT4:
+            raises(errno.EMLINK, os.link, folder / "x", "one more", dst_dir_fd=directory)
+            os.unlink("0", dir_fd=directory)
+        os.link(folder / "x", "one more", dst_dir_fd=directory)
+        assert len(os.listdir(directory)) == status(folder / "x").nlink - 1
+    shutil.rmtree(folder / "d")
     only_links(folder / "x", 1)
 
 

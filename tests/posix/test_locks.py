@@ -231,6 +231,18 @@ def test_records_need_a_descriptor_that_may_do_what_they_exclude(path: Path) -> 
         fcntl.lockf(writer, EXCLUSIVE | NOW, 1, 5)
 
 
+def test_locks_that_are_none(path: Path) -> None:
+    with opened(path, os.O_RDWR) as file:
+        raises(errno.EINVAL, fcntl.flock, file, 0)
+        raises(errno.EINVAL, fcntl.flock, file, SHARED | EXCLUSIVE)
+        raises(errno.EINVAL, record, fcntl.F_SETLK, file, 99, 0, 1)
+        raises(errno.EINVAL, record, fcntl.F_SETLK, file, fcntl.F_WRLCK, -1, 1)
+        raises(errno.EINVAL, record, fcntl.F_SETLK, file, fcntl.F_WRLCK, 5, -6)
+        raises(errno.EOVERFLOW, record, fcntl.F_SETLK, file, fcntl.F_WRLCK, 2**63 - 1, 2)
+    raises(errno.EBADF, fcntl.flock, 1_000_000, EXCLUSIVE)
+    raises(errno.EBADF, record, fcntl.F_SETLK, 1_000_000, fcntl.F_WRLCK, 0, 1)
+
+
 def test_two_who_would_wait_for_each_other_for_ever(path: Path, child: Child) -> None:
     with opened(path, os.O_RDWR) as file:
         fcntl.lockf(file, EXCLUSIVE, 1, 0)

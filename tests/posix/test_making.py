@@ -88,6 +88,14 @@ def test_what_a_user_may_make(folder: Path, kind: str) -> None:
     assert os.listdir(folder) == ([] if kind in ("character", "block") else ["x"])
 
 
+@as_root
+def test_a_user_may_make_the_one_device_that_leads_nowhere(folder: Path) -> None:
+    """A whiteout, as overlays use it (Linux 5.8)."""
+    with acting_as(ALICE):
+        os.mknod(folder / "x", stat.S_IFCHR, 0)
+    assert (status(folder / "x").mode, status(folder / "x").rdev) == (stat.S_IFCHR, 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "number"), [(stat.S_IFDIR, errno.EPERM), (stat.S_IFLNK, errno.EINVAL), (0o170000, errno.EINVAL)]
 )

@@ -1,5 +1,6 @@
 """Mapped memory: what reads, writes and truncations of the file do to a mapping, and the other way round."""
 
+import ctypes
 import errno
 import mmap
 import os
@@ -29,6 +30,26 @@ for line in sys.stdin:
         mapped[int(place)] = int(value)
         print("done")
 """
+
+
+MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+
+
+def raw_mmap(length: int, protection: int, flags: int, file: int, offset: int) -> int:
+    """mmap(2) with no check of Python's before; the address."""
+    address = _libc.mmap(None, ctypes.c_size_t(length), protection, flags, file, ctypes.c_int64(offset))
+    if address == 2**64 - 1:
+        raise OSError(ctypes.get_errno(), "mmap")
+    return int(address)
+
+
+def raw(name: str, address: int, length: int, *flags: int) -> None:
+    """msync(2) and its like."""
+    if getattr(_libc, name)(ctypes.c_void_p(address), ctypes.c_size_t(length), *flags):
+        raise OSError(ctypes.get_errno(), name)
 
 
 def contents(file: int) -> bytes:
@@ -151,6 +172,50 @@ def test_descriptors_that_cannot_be_mapped(folder: Path) -> None:
         raises(errno.EACCES, mmap.mmap, writer, PAGE)
     with opened(folder, os.O_RDONLY) as directory:
         raises(errno.ENODEV, mmap.mmap, directory, PAGE, prot=mmap.PROT_READ)
+
+
+def test_mappings_that_cannot_be(folder: Path) -> None:
+    (folder / "x").write_bytes(b"x" * PAGE)
+    with opened(folder / "x", os.O_RDWR) as file:
+        for number, length, flags, descriptor, offset in [
+            (errno.EINVAL, 0, mmap.MAP_SHARED, file, 0),
+            (errno.EINVAL, PAGE, mmap.MAP_SHARED, file, 1),
+            (errno.EINVAL, PAGE, 0, file, 0),
+            (errno.EBADF, PAGE, mmap.MAP_SHARED, 1_000_000, 0),
+            (errno.ENOMEM, 2**62, mmap.MAP_SHARED, file, 0),
+            (errno.EOVERFLOW, PAGE, mmap.MAP_SHARED, file, 2**63 - PAGE),
+        ]:
+            raises(number, raw_mmap, length, mmap.PROT_READ, flags, descriptor, offset)
+
+
+def test_a_mapping_that_is_all_behind_the_end(folder: Path) -> None:
+    """To make it is allowed; what it covers later is there."""
+    (folder / "x").write_bytes(b"x")
+    with opened(folder / "x", os.O_RDWR) as file:
+        address = raw_mmap(PAGE, mmap.PROT_READ, mmap.MAP_SHARED, file, 4 * PAGE)
+        os.pwrite(file, b"later", 4 * PAGE)
+        assert ctypes.string_at(address, 6) == b"later\0"
+        raw("munmap", address, PAGE)
+
+
+def test_what_msync_takes(folder: Path) -> None:
+    with opened(folder / "x", os.O_RDWR | os.O_CREAT) as file:
+        os.ftruncate(file, 2 * PAGE)
+        address = raw_mmap(2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, 0)
+        for value, flags in enumerate((0, MS_ASYNC, MS_SYNC, MS_INVALIDATE, MS_SYNC | MS_INVALIDATE), start=1):
+            ctypes.memset(address + PAGE, value, 1)
+            raw("msync", address, 2 * PAGE, flags)
+            assert os.pread(file, 1, PAGE) == bytes([value])
+        raises(errno.EINVAL, raw, "msync", address, PAGE, MS_ASYNC | MS_SYNC)
+        raises(errno.EINVAL, raw, "msync", address, PAGE, 8)
+        raises(errno.EINVAL, raw, "msync", address + 1, PAGE, MS_SYNC)
+        raw("mlock", address, PAGE)
+        raises(errno.EBUSY, raw, "msync", address, PAGE, MS_INVALIDATE)
+        raw("munlock", address, PAGE)
+        raw("munmap", address + PAGE, PAGE)
+        raises(errno.ENOMEM, raw, "msync", address, 2 * PAGE, MS_SYNC)
+        raw("munmap", address, PAGE)
+        assert contents(file) == bytes(PAGE) + b"\x05" + bytes(PAGE - 1)
 
 
 # --- several processes -----------------------------------------------------------------------------------------------

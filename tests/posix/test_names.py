@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.kinds import make
-from tests.support.long_form import LONG
 from tests.support.posix import raises
 from tests.support.syscalls import status
 
 NAME_MAX = 255
 SUBDIRECTORIES = 33_000
 """More than a file system could have that counts links in 15 bits."""
-ENTRIES = 100_000 if LONG else 40_000
+ENTRIES = 100_000
 REMOVED = 3000
 """Of either kind. The rest goes with the whole file system: it takes less time."""
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,13 @@ def test_appending_switched_on_and_off(folder: Path) -> None:
     assert (folder / "x").read_bytes() == b"x123456789A"
 
 
-@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC, os.O_RSYNC, os.O_NONBLOCK, os.O_NOCTTY, os.O_LARGEFILE])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *(os.O_SYNC, os.O_DSYNC, os.O_RSYNC, os.O_NONBLOCK, os.O_NDELAY, os.O_NOCTTY, os.O_LARGEFILE, os.O_ASYNC),
+        os.O_EXCL,  # means nothing without O_CREAT
+    ],
+)
 def test_flags_that_do_not_change_what_is_seen(folder: Path, flag: int) -> None:
     with opened(full(folder), os.O_RDWR | flag) as descriptor:
         os.write(descriptor, b"xyz")
@@ -287,6 +294,22 @@ def test_a_program_that_is_written_does_not_run(folder: Path) -> None:
     with opened(path, os.O_WRONLY):
         raises(errno.ETXTBSY, os.posix_spawn, path, ["program"], {})
     assert os.waitpid(os.posix_spawn(path, ["program"], {}), 0)[1] == 0
+
+
+def test_a_lease_is_asked_back(folder: Path) -> None:
+    """fcntl(2), F_SETLEASE: who does not want to wait for its holder is told so."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with opened(full(folder), os.O_RDONLY) as holder:
+            assert fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_RDLCK) == 0
+            with opened(folder / "x", os.O_RDONLY):
+                pass
+            raises(errno.EWOULDBLOCK, os.open, folder / "x", os.O_WRONLY | os.O_NONBLOCK)
+            assert fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_UNLCK) == 0
+            with opened(folder / "x", os.O_WRONLY | os.O_NONBLOCK) as writer:
+                raises(errno.EAGAIN, fcntl.fcntl, writer, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    finally:
+        signal.signal(signal.SIGIO, before)
 
 
 @pytest.mark.parametrize("kind", ["regular", "directory"])

@@ -6,6 +6,7 @@ meant mandatory locking), and stays.
 """
 
 import errno
+import mmap
 import os
 import stat
 import struct
@@ -22,6 +23,9 @@ pytestmark = as_root
 
 CAPABILITIES = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
 """What `setcap cap_net_bind_service=ep` sets."""
+
+
+SOURCE = open(__file__, "rb")  # noqa: SIM115 - as long as the tests run
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +69,49 @@ def emptied(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
 
 
+def written_directly(path: Path) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    with mmap.mmap(-1, 4096) as page:
+        os.pwritev(file, [page], 0)
+    os.close(file)
+
+
+def copied_into(path: Path) -> None:
+    file = os.open(path, os.O_RDWR)
+    os.copy_file_range(file, file, 5, 0, 20)
+    os.close(file)
+
+
+def sent_into(path: Path) -> None:
+    file = os.open(path, os.O_WRONLY)
+    os.sendfile(file, SOURCE.fileno(), 0, 5)
+    os.close(file)
+
+
+def spliced_into(path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"piped")
+    file = os.open(path, os.O_WRONLY)
+    os.splice(reader, file, 5)
+    for descriptor in (reader, writer, file):
+        os.close(descriptor)
+
+
+def reserved(path: Path) -> None:
+    file = os.open(path, os.O_RDWR)
+    os.posix_fallocate(file, 0, 10_000)
+    os.close(file)
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "write": written,
     "append": appended,
+    "O_DIRECT": written_directly,
+    "copy_file_range": copied_into,
+    "sendfile": sent_into,
+    "splice": spliced_into,
+    "posix_fallocate": reserved,
+    "truncate-to-the-same": lambda path: os.truncate(path, path.stat().st_size),
     "truncate": lambda path: os.truncate(path, 3),
     "ftruncate": truncated_open,
     "extend": lambda path: os.truncate(path, 1000),

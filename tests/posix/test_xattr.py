@@ -243,6 +243,20 @@ def test_acls_are_a_kind_of_attribute_that_a_mount_has_not(folder: Path, name: s
     assert stat.S_IMODE(path.stat().st_mode) in (0o755, 0o777)
 
 
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_the_attribute_that_a_mount_has_of_its_own_is_read_alone(folder: Path, kind: str) -> None:
+    path = made(folder, kind)
+    if file_system(folder) == SYNCER:
+        raises(errno.EPERM, put, path, "user.syncer.state", b"uploaded")
+        raises(errno.EPERM, remove, path, "user.syncer.state")
+        if kind == "file":
+            assert get(path, "user.syncer.state") in (b"dirty", b"local", b"uploaded")
+        else:
+            raises(errno.ENODATA, get, path, "user.syncer.state")
+    put(path, "user.syncer.another", b"1")
+    assert names_of(path) == ["user.syncer.another"]
+
+
 # --- who may ---------------------------------------------------------------------------------------------------------
 
 
