@@ -7,7 +7,8 @@ import pytest
 
 from tests.acceptance.conftest import MakeRemote
 from tests.support.core_check import check_stopped
-from tests.support.logged_state import after_a_kill
+from tests.support.logged_state import File, Log, State, after_a_kill
+from tests.support.logged_work import Operation, perform
 from tests.support.logged_workers import Workers
 from tests.support.long_form import LONG
 from tests.support.mount import Mount
@@ -40,3 +41,17 @@ def test_what_returned_survives_kills(place: Path, remote_of: MakeRemote, tmp_pa
         assert workers.operations >= 10 * ROUNDS
         mount.stop()
         mount.finish()
+
+
+def test_what_was_done_and_not_answered_is_what_the_next_round_expects(tmp_path: Path) -> None:
+    """The mount was killed after it had changed the file, and before it said so."""
+    operations: list[Operation] = [["overwrite", "f", 1, 4096, 1963], ["append", "f", 2, 300], ["truncate", "f", 10]]
+    for number, doing in enumerate(operations):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "f").write_bytes(bytes(4096))
+        before = State({"f": 1}, {1: File(bytearray(4096))}, 2)
+        perform(folder, doing)
+        after = after_a_kill(before, Log([], doing), folder)
+        assert after.files[1].content == (folder / "f").read_bytes()
+        after_a_kill(after, Log([], None), folder)

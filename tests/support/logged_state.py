@@ -131,7 +131,7 @@ def after_a_kill(before: State, log: Log, folder: Path) -> State:
         if data not in wanted:
             wrong = _difference(folder / name, data, wanted[0], log)
             assert log.doing and is_mixture(data, wanted[0], wanted[-1]), wrong
-            found.files[number].content = bytearray(data)
+        found.files[number].content = bytearray(data)
     return found
 
 
