@@ -5,6 +5,7 @@ import ctypes
 import errno
 import os
 import resource
+import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -78,7 +79,25 @@ def data_ranges(path: Path) -> list[tuple[int, int]]:
         os.close(descriptor)
 
 
-def _data_of(descriptor: int) -> Iterator[tuple[int, int]]:
+def has_data(descriptor: int, begin: int, end: int) -> bool:
+    """Whether none of [begin, end) of an open file is a hole, as far as the file system can tell. Raises: OSError."""
+    try:
+        return os.lseek(descriptor, begin, os.SEEK_DATA) == begin and os.lseek(descriptor, begin, os.SEEK_HOLE) >= end
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no more data
+            raise
+        return False
+
+
+def read_no_further(descriptor: int) -> None:
+    """Have the kernel read what is asked for and nothing ahead. What it reads of a place that has nothing on the disk,
+    because that refused it, becomes zeros in memory, which pass for data from then on.
+    """
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+def _data_of(descriptor: int, most_bytes: int = sys.maxsize) -> Iterator[tuple[int, int]]:
+    """In ranges of *most_bytes* at most, each asked for when its turn comes."""
     end = 0
     while True:
         try:
@@ -87,7 +106,7 @@ def _data_of(descriptor: int) -> Iterator[tuple[int, int]]:
             if error.errno != errno.ENXIO:  # no more data
                 raise
             return
-        end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), begin + most_bytes)
         yield begin, end
 
 
@@ -142,9 +161,13 @@ def copy_ranges(source: int, target: int, ranges: Iterable[tuple[int, int]]) -> 
 
 
 def copy_sparse(source: int, target: int) -> None:
-    """Give the empty file *target* all bytes of *source*; a hole stays one. Raises: OSError."""
+    """Give the empty file *target* all bytes of *source*; a hole stays one, as does what has become one by then.
+
+    Raises: OSError.
+    """
     os.ftruncate(target, os.fstat(source).st_size)
-    copy_ranges(source, target, _data_of(source))
+    read_no_further(source)
+    copy_ranges(source, target, _data_of(source, _COPY_BYTES))
 
 
 def path_of(descriptor: int) -> Path | None:

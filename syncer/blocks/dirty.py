@@ -7,14 +7,19 @@ a file nothing refers to is deleted at the start, a tail that had become a block
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from mmap import PAGESIZE
 from pathlib import Path
 
-from syncer.disk import NewNames, punch_hole
+from syncer.disk import NewNames, has_data, punch_hole, read_no_further
 from syncer.errors import LocalDamage
 from syncer.meta.extents import Extent
 
 OPEN_FILES = 128
+
+
+class BytesDropped(OSError):
+    """The kernel does not have any more what the disk has not taken."""
 
 
 class DirtyFiles:
@@ -28,6 +33,11 @@ class DirtyFiles:
         self.promised: set[int] = set()
         """Files that an fsync has covered: what becomes of them must be durable before it is done."""
         self._watched: dict[Path, list[tuple[int, int]]] = {}
+        self.in_doubt: Collection[int] = ()
+        """Inode numbers below of files that may lack what the disk has refused. The kernel may drop that at any time;
+        where it was is a hole then, until somebody reads it or writes to the same page."""
+        self.recorded: Callable[[int], Iterable[tuple[int, Extent]]] = lambda _: ()
+        """Gives (inode, extent) of all bytes that a file must have."""
 
     def _listed(self) -> list[tuple[int, Path]]:
         return [(int(path.name), path) for path in self._folder.iterdir() if path.name.isdigit()]
@@ -69,10 +79,13 @@ class DirtyFiles:
 
         Raises:
             OSError: ENOSPC and the like, when nothing was taken.
+            LocalDamage: nothing was, because it would go into a page with bytes that are lost.
         """
         descriptor = self._descriptor(dirty, os.O_CREAT)
         if dirty not in self._sizes:
             self._names.note(self._folder)
+        elif self.in_doubt:
+            self._check_around(dirty, descriptor, offset, offset + len(data))
         view = memoryview(data)
         taken = 0
         try:
@@ -127,7 +140,39 @@ class DirtyFiles:
         Raises:
             LocalDamage: the file does not have them.
         """
-        return _whole(os.pread(self._descriptor(dirty), length, offset), length, dirty)
+        return self._read(self._descriptor(dirty), dirty, offset, length)
+
+    def _read(self, descriptor: int, dirty: int, offset: int, length: int) -> bytes:
+        """Safe in a thread."""
+        if self._is_in_doubt(descriptor):
+            read_no_further(descriptor)
+            if not has_data(descriptor, offset, offset + length):
+                raise LocalDamage(f"dirty file {dirty} has lost what the disk did not take")
+        data = os.pread(descriptor, length, offset)
+        if len(data) != length:
+            raise LocalDamage(f"dirty file {dirty} is {length - len(data)} bytes short")
+        return data
+
+    def _is_in_doubt(self, descriptor: int) -> bool:
+        return bool(self.in_doubt) and os.fstat(descriptor).st_ino in self.in_doubt
+
+    def _check_around(self, dirty: int, descriptor: int, begin: int, end: int) -> None:
+        """Before [begin, end) is written. Raises: LocalDamage: other bytes of its first or last page are lost."""
+        if self._is_in_doubt(descriptor):
+            edges = (begin - begin % PAGESIZE, begin), (end, end + -end % PAGESIZE)
+            for _, extent in self.recorded(dirty):
+                for low, high in edges:
+                    low, high = max(low, extent.source_offset), min(high, extent.source_offset + extent.length)
+                    if low < high and not has_data(descriptor, low, high):
+                        raise LocalDamage(f"dirty file {dirty} has lost, in the same page, what the disk did not take")
+
+    def check_whole(self, path: Path, descriptor: int) -> None:
+        """Raises: BytesDropped: the file open as *descriptor* lacks bytes that the one at *path* must have."""
+        for number, extent in self.recorded(int(path.name)) if path.parent == self._folder else ():
+            begin = extent.source_offset
+            if not has_data(descriptor, begin, begin + extent.length):
+                what = f"inode {number} has lost some of {extent.length} bytes from {extent.start} on"
+                raise BytesDropped(errno.EIO, f"{what}, which the disk did not take")
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[Callable[[Extent], bytes]]:
@@ -141,7 +186,7 @@ class DirtyFiles:
                     files[dirty] = os.open(self.path(dirty), os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError as error:
                     raise LocalDamage(f"dirty file {dirty} is gone") from error
-            return _whole(os.pread(files[dirty], extent.length, extent.source_offset), extent.length, dirty)
+            return self._read(files[dirty], dirty, extent.source_offset, extent.length)
 
         try:
             yield read
@@ -201,12 +246,6 @@ class DirtyFiles:
     def unused(self, in_use: Collection[int]) -> list[int]:
         """The files that are not *in_use*."""
         return [number for number, _ in self._listed() if number not in in_use]
-
-
-def _whole(data: bytes, length: int, dirty: int) -> bytes:
-    if len(data) != length:
-        raise LocalDamage(f"dirty file {dirty} is {length - len(data)} bytes short")
-    return data
 
 
 def _allocated(status: os.stat_result) -> int:

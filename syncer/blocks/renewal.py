@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache
-from syncer.blocks.dirty import DirtyFiles
+from syncer.blocks.dirty import BytesDropped, DirtyFiles
 from syncer.disk import NewNames, copy_ranges, copy_sparse, path_of, sync_paths
 from syncer.errors import BudgetExhausted
 from syncer.meta.doubt import DoubtNote
@@ -40,10 +40,6 @@ class MadeAnew:
     path: Path
     inode_before: int
     descriptor: int
-
-
-class BytesDropped(OSError):
-    """The kernel does not have any more what the disk has not taken."""
 
 
 class _Copy:
@@ -72,14 +68,16 @@ class _Copy:
                 raise BytesDropped(errno.EIO, f"{self.path.name} has lost what the disk did not take")
         os.fdatasync(self.target)
 
-    def place(self, since: Iterable[tuple[int, int]]) -> bool:
+    def place(self, since: Iterable[tuple[int, int]], check: Callable[[Path, int], None]) -> bool:
         """Take the file's name, with the ranges written to it *since*. False when it is elsewhere now, or gone.
 
-        ATOMIC. What was written since is no more durable than it was. Raises: OSError.
+        ATOMIC. What was written since is no more durable than it was. *check* is asked whether the copy will do.
+        Raises: OSError, BytesDropped among them.
         """
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self.path).st_ino == self.inode:
                 copy_ranges(self.source, self.target, since)
+                check(self.path, self.target)
                 os.replace(self._new, self.path)
                 return True
         return False
@@ -110,6 +108,7 @@ class Renewal:
         self._in_doubt: set[int] = set()
         """Inode numbers below of files that may lack something, as a file keeps its own when it moves. One that was
         freed meanwhile may come back with another file: that is then made anew for nothing."""
+        dirty.in_doubt = self._in_doubt
         self._told: set[Path] = set()
         """Files that the last attempt to make everything anew has failed for; the log has a line of each."""
         self.failures = 0
@@ -179,6 +178,7 @@ class Renewal:
             async with self._turn:  # not before: a checkpoint, which makes room, must not wait for who waits for it
                 if self.is_in_doubt(path):  # it may have moved, or been made anew by another
                     with self._dirty.watched(path) as written, self._copying(path) as copy:
+                        self._dirty.check_whole(path, copy.source)  # before much is copied for nothing
                         await trio.to_thread.run_sync(copy.fill)
                         self._place(copy, written)
 
@@ -190,7 +190,7 @@ class Renewal:
             yield copy
 
     def _place(self, copy: _Copy, written: Iterable[tuple[int, int]] = ()) -> None:
-        if copy.place(written):
+        if copy.place(written, self._dirty.check_whole):
             self._names.note(copy.path.parent)
             self._in_doubt.discard(copy.inode)
             self._dirty.made_anew(copy.path, copy.target)

@@ -17,11 +17,11 @@ from syncer.backends.base import Backend
 from syncer.blocks.background import Background
 from syncer.blocks.budget import Budget
 from syncer.blocks.cache import BlockCache
-from syncer.blocks.dirty import DirtyFiles
+from syncer.blocks.dirty import BytesDropped, DirtyFiles
 from syncer.blocks.fetcher import RANGE_BYTES, Fetcher
 from syncer.blocks.losses import mend_losses
 from syncer.blocks.packwriter import PackWriter
-from syncer.blocks.renewal import BytesDropped, Renewal
+from syncer.blocks.renewal import Renewal
 from syncer.blocks.retired import Retired
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
@@ -46,6 +46,7 @@ class BlockStore:
         self.names = disk.NewNames()
         self.cache = BlockCache(data / "cache", meta, self._background, self.retired, self.names)
         self.dirty = DirtyFiles(data / "dirty", self.names)
+        self.dirty.recorded = meta.extents.held_by
         self._unsynced: dict[BlockId, set[int]] = {}
         """Cache files that may not survive a power cut, with the inodes whose fsync has to see to them."""
         note = meta.database.doubt_note
@@ -104,7 +105,7 @@ class BlockStore:
         """Move a dirty file that is recorded as the copy of a block into the cache. May be done again.
 
         *early* has its bytes written to the disk soon. One that is not *trusted* is verified before it is read: after
-        a power cut it may not have the bytes that its record speaks of.
+        a power cut it may not have the bytes that its record speaks of. Nor may one that the disk has refused.
         """
         try:
             descriptor = self.dirty.release(dirty, length)
@@ -117,7 +118,7 @@ class BlockStore:
         assert block is not None
         if early:
             self._background.write_out(descriptor)
-        if trusted:
+        if trusted and not self.renewal.is_in_doubt(descriptor):
             self.cache.keep_open(block.number, descriptor)
         else:
             os.close(descriptor)

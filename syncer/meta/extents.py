@@ -158,6 +158,17 @@ class ExtentTable(Table):
         )
         return [(row[0], Extent(*row[1:])) for row in rows.fetchall()]
 
+    def held_by(self, dirty: int) -> list[tuple[int, Extent]]:
+        """(inode, extent) of all bytes that the dirty file holds."""
+        if self._overlays.has(dirty):
+            number = self._overlays.inode(dirty)
+            ranges = self._overlays.ranges(dirty, 0, FILE_END_MAX)
+            return [(number, Extent(low, high - low, -dirty, low)) for low, high in ranges]
+        inode = self._inodes.of_tail(dirty)
+        if inode is not None:
+            return [(inode.number, Extent(inode.tail_start, inode.size - inode.tail_start, -dirty, 0))]
+        return [row for row in self.dirty_rows() if row[1].source == -dirty]
+
     def of_sources(self, sources: Collection[int]) -> list[tuple[int, Extent]]:
         """(inode, extent) of all extents with one of *sources*. Goes over all there are, if there is a source."""
         rows = self.execute("SELECT inode, start, length, source, source_offset FROM extents") if sources else []

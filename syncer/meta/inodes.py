@@ -190,6 +190,14 @@ class InodeTable(Table):
         rows = self.execute("SELECT inode FROM inodes WHERE content = 1 OR tail > 0 OR overlay > 0")
         return [row[0] for row in rows]
 
+    def of_tail(self, dirty: int) -> Inode | None:
+        """The inode whose tail is that dirty file."""
+        rows = self.execute(
+            "SELECT inode FROM inodes WHERE (content = 1 OR tail > 0 OR overlay > 0) AND tail = ?", (dirty,)
+        )
+        written = (self.need(row[0]) for row in rows.fetchall())
+        return next((inode for inode in (*self._dirty.values(), *written) if inode.tail == dirty), None)
+
     def set_totals(self, totals: Totals) -> None:
         """Take over the totals of a tree that was filled in behind the methods here."""
         self.database.begin()

@@ -67,6 +67,10 @@ class OverlayTable(Table):
         """Whether the dirty file is an overlay that holds any byte."""
         return dirty in self._overlays
 
+    def inode(self, dirty: int) -> int:
+        """The inode whose overlay it is. Raises: KeyError: it is none that holds any byte."""
+        return self._overlays[dirty].inode
+
     def ranges(self, dirty: int, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges (first byte, one after the last) of an overlay in [start, end), clipped to it, in order."""
         found: list[tuple[int, int]] = []

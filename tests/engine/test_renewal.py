@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 from collections.abc import Awaitable, Callable
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,15 @@ import trio
 
 from syncer.backends.memory import MemoryBackend
 from syncer.blocks import renewal as renewal_module
+from syncer.disk import punch_hole
 from syncer.engine import Engine
+from syncer.errors import LocalDamage
 from syncer.values import ROOT_INODE
+from tests.support.forgetful_disk import PowerCutDisk
+from tests.support.mount import forget_pages
 from tests.support.opened import create, opened
 from tests.support.refusing_disk import RefusingDisk
+from tests.support.server_disks import needs_root
 
 LENGTH = 200_000
 SIZE = 4_000_000
@@ -190,6 +196,137 @@ async def test_a_block_that_the_kernel_has_dropped_is_no_lie(tmp_path: Path, dis
         block.write_bytes(whole)
         await engine.file_system.fsync(handle)
         assert not lost(disk, tmp_path)
+
+
+def drop(engine: Engine, number: int, begin: int, end: int) -> None:
+    """What becomes of pages of the dirty file that holds bytes of the inode, once the kernel wants their memory."""
+    (dirty,) = engine.meta.extents.dirty_files(engine.meta.inodes.need(number))
+    punch(engine.store.dirty.path(dirty), begin, end)
+
+
+def punch(path: Path, begin: int, end: int) -> None:
+    with open(path, "r+b") as file:
+        assert punch_hole(file.fileno(), begin, end - begin)
+
+
+@pytest.mark.parametrize("form", ["tail", "overlay"])
+async def test_what_the_kernel_has_dropped_is_neither_promised_nor_read_as_zeros(
+    tmp_path: Path, disk: RefusingDisk, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = random.Random(1).randbytes(LENGTH)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, offset = await made(engine, form, data)
+        await refused(engine, handle, disk)
+        page = offset + 102_400 - offset % PAGESIZE
+        drop(engine, number, page, page + PAGESIZE)
+        for _ in range(2):
+            with pytest.raises(OSError, match=f"inode {number} has lost some of {LENGTH} bytes from {offset} on"):
+                await engine.file_system.fsync(handle)
+            with pytest.raises(LocalDamage, match="has lost what the disk did not take"):
+                await engine.file_system.read(handle, offset, LENGTH)
+            assert await engine.file_system.read(handle, offset, 100_000) == data[:100_000]
+            await engine.checkpoint()
+            await engine.file_system.write(handle, offset + 10, data[10:20])  # a tail is frozen now
+        assert caplog.text.count(f"inode {number} has lost some") == 1
+        await engine.sealer.seal_quiet(0.0)
+        assert "cannot be sealed now" in caplog.text
+        assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        await engine.file_system.write(handle, page - 10, bytes(PAGESIZE + 20))
+        await engine.sealer.seal_quiet(0.0)  # the file takes no more writes: these bytes are in another
+        await engine.file_system.fsync(handle)
+        await engine.checkpoint()
+        assert not lost(disk, tmp_path)
+        low, high = page - 10 - offset, page + PAGESIZE + 10 - offset
+        assert await engine.file_system.read(handle, offset, LENGTH) == data[:low] + bytes(high - low) + data[high:]
+
+
+@needs_root
+@pytest.mark.slow
+async def test_what_a_real_disk_refuses_and_the_kernel_drops_is_not_promised(tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(LENGTH)
+    with PowerCutDisk(tmp_path, 300 << 20) as real:
+        async with opened(real.folder / "data", MemoryBackend(), upload_delay_s=1e9) as engine:
+            number, handle, offset = await made(engine, "overlay", data)
+            await engine.file_system.fsync(handle)
+            path = engine.store.dirty.path(engine.meta.inodes.need(number).overlay)
+            more = offset + 2 * LENGTH
+            with real.spoiled(path, 4 << 20):
+                await engine.file_system.write(handle, more, data)
+                with pytest.raises(OSError, match="Input/output error"):
+                    await engine.file_system.fsync(handle)
+            forget_pages(path)
+            with pytest.raises(LocalDamage, match="has lost"):
+                await engine.file_system.read(handle, more, LENGTH)
+            with pytest.raises(OSError, match=f"inode {number} has lost some of {LENGTH} bytes from {more} on"):
+                await engine.file_system.fsync(handle)
+            assert await engine.file_system.read(handle, offset, LENGTH) == data
+
+
+async def test_a_page_of_which_the_kernel_has_dropped_a_part_takes_nothing_else(
+    tmp_path: Path, disk: RefusingDisk
+) -> None:
+    """The rest of it would be zeros, which look like data from then on."""
+    data = random.Random(1).randbytes(LENGTH)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, offset = await made(engine, "overlay", data)
+        await refused(engine, handle, disk)
+        page = offset + 102_400 - offset % PAGESIZE
+        drop(engine, number, page, page + PAGESIZE)
+        for begin, end in (page - 10, page + 10), (page + 10, page + 20), (page + 10, page + PAGESIZE + 10):
+            with pytest.raises(LocalDamage, match="in the same page"):
+                await engine.file_system.write(handle, begin, bytes(end - begin))
+        await engine.file_system.write(handle, page - 10, bytes(10))
+        with pytest.raises(OSError, match=f"inode {number} has lost"):
+            await engine.file_system.fsync(handle)
+        await engine.file_system.write(handle, page, bytes(PAGESIZE))
+        await engine.file_system.fsync(handle)
+
+
+async def test_a_tail_does_not_grow_in_a_page_that_the_kernel_has_dropped(tmp_path: Path, disk: RefusingDisk) -> None:
+    data = random.Random(1).randbytes(LENGTH)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, _ = await made(engine, "tail", data)
+        await refused(engine, handle, disk)
+        page = LENGTH - LENGTH % PAGESIZE
+        drop(engine, number, page, page + PAGESIZE)
+        with pytest.raises(LocalDamage, match="in the same page"):
+            await engine.file_system.write(handle, LENGTH, b"more")
+        with pytest.raises(OSError, match=f"inode {number} has lost"):
+            await engine.file_system.fsync(handle)
+        engine.file_system.setattr(number, size=page)
+        await engine.file_system.write(handle, page, b"more")
+        await engine.file_system.fsync(handle)
+        assert await engine.file_system.read(handle, 0, LENGTH) == data[:page] + b"more"
+        assert not lost(disk, tmp_path)
+
+
+async def test_a_tail_in_doubt_is_verified_once_it_is_a_block(tmp_path: Path, disk: RefusingDisk) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, _ = await made(engine, "tail", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        engine.store.dirty.promised.clear()  # otherwise it is made anew before it moves
+        drop(engine, number, 0, PAGESIZE)
+        engine.tails.seal(engine.meta.inodes.need(number))
+        with pytest.raises(LocalDamage, match="damaged"):
+            await engine.file_system.read(handle, 0, LENGTH)
+
+
+async def test_what_is_dropped_while_it_is_copied_is_no_copy(
+    tmp_path: Path, disk: RefusingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        number, handle, offset = await made(engine, "overlay", random.Random(1).randbytes(LENGTH))
+        await refused(engine, handle, disk)
+        fill, begin = renewal_module._Copy.fill, offset - offset % PAGESIZE
+
+        def late(copy: renewal_module._Copy) -> None:
+            punch(copy.path, begin, begin + PAGESIZE)
+            fill(copy)
+
+        monkeypatch.setattr(renewal_module._Copy, "fill", late)
+        with pytest.raises(OSError, match=f"inode {number} has lost"):
+            await engine.file_system.fsync(handle)
+        assert lost(disk, tmp_path)
 
 
 async def test_a_checkpoint_ends_the_doubt(tmp_path: Path, disk: RefusingDisk) -> None:

@@ -211,13 +211,17 @@ class PowerCutDisk:
         return self._do(f"{manner} {seed}")
 
     @contextlib.contextmanager
-    def spoiled(self, path: Path) -> Iterator[None]:
-        """Within it the disk refuses to write the first block of a file, which has been synced before."""
+    def spoiled(self, path: Path, following_bytes: int = 0) -> Iterator[None]:
+        """Within it the disk refuses to write the first block that a file has, which has been synced before.
+
+        And the *following_bytes*: there ext4 puts what the file gets more.
+        """
         with open(path, "rb") as file:
-            (block,) = struct.unpack("i", fcntl.ioctl(file.fileno(), FIBMAP, struct.pack("i", 0)))
             size = os.fstatvfs(file.fileno()).f_bsize
+            first = os.lseek(file.fileno(), 0, os.SEEK_DATA) // size
+            (block,) = struct.unpack("i", fcntl.ioctl(file.fileno(), FIBMAP, struct.pack("i", first)))
         assert block, "it has no place on the disk yet"
-        self._do(f"spoil {block * size} {(block + 1) * size}")
+        self._do(f"spoil {block * size} {(block + 1) * size + following_bytes}")
         try:
             yield
         finally:
