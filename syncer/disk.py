@@ -81,6 +81,8 @@ def data_ranges(path: Path) -> list[tuple[int, int]]:
 
 def has_data(descriptor: int, begin: int, end: int) -> bool:
     """Whether none of [begin, end) of an open file is a hole, as far as the file system can tell. Raises: OSError."""
+    if begin >= end:
+        return True
     try:
         return os.lseek(descriptor, begin, os.SEEK_DATA) == begin and os.lseek(descriptor, begin, os.SEEK_HOLE) >= end
     except OSError as error:

@@ -1,6 +1,8 @@
 """Calls to the local file system that threads share."""
 
+import os
 import threading
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,16 @@ def test_a_name_stays_new_where_its_folder_cannot_be_synced(tmp_path: Path, monk
     with pytest.raises(OSError, match="refuses"):
         names.sync_all(tmp_path)
     assert names.is_any
+
+
+def test_a_hole_is_no_data_and_an_empty_range_has_none(tmp_path: Path) -> None:
+    path, end = tmp_path / "f", 4 * PAGESIZE
+    with open(path, "w+b") as file:
+        file.truncate(end)
+        os.pwrite(file.fileno(), b"x", PAGESIZE)
+        assert disk.has_data(file.fileno(), PAGESIZE, 2 * PAGESIZE)
+        assert disk.has_data(file.fileno(), PAGESIZE + 5, PAGESIZE + 6)
+        assert not disk.has_data(file.fileno(), PAGESIZE - 1, PAGESIZE + 1)
+        assert not disk.has_data(file.fileno(), PAGESIZE, 2 * PAGESIZE + 1)
+        assert not disk.has_data(file.fileno(), 3 * PAGESIZE, end)
+        assert disk.has_data(file.fileno(), end, end), "a tail that was cut off down to nothing"

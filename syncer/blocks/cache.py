@@ -232,12 +232,17 @@ class BlockCache:
         """The block whose copy is the file at *path*; None when it is no file of the cache."""
         return BlockId(bytes.fromhex(path.name)) if path.parent.parent == self.folder else None
 
-    def made_anew(self, path: Path) -> None:
-        """The file at *path* is another with the same bytes."""
+    def verify_again(self, path: Path) -> None:
+        """Before the file at *path* is read: it is another with the same bytes, or may have lost some."""
         block_id = self.block_at(path)
         block = None if block_id is None else self._meta.blocks.find(block_id)
         if block is not None:
             self._close(block.number)
+
+    def verify_all_again(self) -> None:
+        """`verify_again` for all files."""
+        for number in {*self._files, *self._verified}:
+            self._close(number)
 
     def evict(self, blocks: Sequence[Block]) -> None:
         """Delete the cached copies of clean blocks. ATOMIC: record first, so no block claims a file that is gone."""

@@ -120,6 +120,7 @@ class Renewal:
         """A sync has failed: every file that may not have been durable before it may lack something; *others* too."""
         self.failures += 1
         self._note.write()
+        self._cache.verify_all_again()
         for path in (*self._files(), *others):
             with contextlib.suppress(OSError):
                 self._in_doubt.add(os.stat(path).st_ino)
@@ -187,14 +188,18 @@ class Renewal:
         """Raises: OSError."""
         new = self._cache.incoming / f"renewed-{next(self._count)}"
         with contextlib.closing(_Copy(path, new, self._cache.block_at(path))) as copy:
-            yield copy
+            try:
+                yield copy
+            except BytesDropped:
+                self._cache.verify_again(path)
+                raise
 
     def _place(self, copy: _Copy, written: Iterable[tuple[int, int]] = ()) -> None:
         if copy.place(written, self._dirty.check_whole):
             self._names.note(copy.path.parent)
             self._in_doubt.discard(copy.inode)
             self._dirty.made_anew(copy.path, copy.target)
-            self._cache.made_anew(copy.path)
+            self._cache.verify_again(copy.path)
             for action in self.on_made_anew:
                 action(MadeAnew(copy.path, copy.inode, copy.target))
 

@@ -329,6 +329,27 @@ async def test_what_is_dropped_while_it_is_copied_is_no_copy(
         assert lost(disk, tmp_path)
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_block_that_was_good_is_not_read_as_zeros_once_the_kernel_has_dropped_it(
+    tmp_path: Path, disk: RefusingDisk, first: bool
+) -> None:
+    """Before the refusal is known, or after."""
+    data = random.Random(1).randbytes(LENGTH)
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
+        _, handle, _ = await made(engine, "cache", data)
+        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        if first:
+            punch(block, 0, PAGESIZE)
+        await refused(engine, handle, disk)
+        if not first:
+            assert await engine.file_system.read(handle, 0, LENGTH) == data
+            punch(block, 0, PAGESIZE)
+            with pytest.raises(OSError, match="has lost what the disk did not take"):
+                await engine.file_system.fsync(handle)
+        with pytest.raises(LocalDamage, match="damaged"):
+            await engine.file_system.read(handle, 0, LENGTH)
+
+
 async def test_a_checkpoint_ends_the_doubt(tmp_path: Path, disk: RefusingDisk) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         await made(engine, "cache", random.Random(1).randbytes(LENGTH))
