@@ -144,6 +144,7 @@ class Kernel:
         while entries := await self.tree.entries(handle, cookie, page):
             for name, seen, cookie in entries:  # noqa: B007 - the last one goes on
                 found.append(name)
+                assert isinstance(seen, Seen)
                 self.names[number, name] = self._took(seen)
         self.tree.releasedir(handle)
         assert len(found) == len(set(found))
@@ -321,7 +322,7 @@ async def test_a_listing_keeps_its_order_and_shows_what_is_there_now(tmp_path: P
         assert len(followers_of(remote)) == 2, "the listing needs its snapshot"
         rest = await kernel.tree.entries(handle, first[-1][2], 100)
         assert [name for name, _, _ in rest] == [b"n%02d" % n for n in range(4, 20) if n != 5]
-        assert rest[-1][1].size == 6
+        assert isinstance(rest[-1][1], Seen) and rest[-1][1].size == 6
         again = await kernel.tree.entries(handle, 0, 100)
         assert {name for name, _, _ in again} == {b"file", b"n02b", *(b"n%02d" % n for n in range(20) if n != 5)}
         kernel.tree.releasedir(handle)
