@@ -50,9 +50,13 @@ async def read_record(backend: Backend, key: str, kind: type[_Record]) -> _Recor
 
 
 async def read_index(backend: Backend, peer: PeerId, seq: int) -> IndexRecord:
-    """The index object *seq* of a peer. Raises: BackendError, ObjectCorrupt among them."""
+    """The index object *seq* of a peer, decoded in a thread: it may be long.
+
+    Raises: BackendError, ObjectCorrupt among them.
+    """
     key = index_key(peer, seq)
-    record = await read_record(backend, key, IndexRecord)
+    data = await read_bounded(backend, key, OBJECT_MAX_BYTES)
+    record = await trio.to_thread.run_sync(decode, data, IndexRecord)
     if (record.peer, record.seq) != (peer, seq):
         raise ObjectCorrupt(f"{key} is another index")
     return record
