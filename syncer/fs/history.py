@@ -236,6 +236,11 @@ class HistoryTree:
 
     # --- which snapshots -----------------------------------------------------------------------------------------
 
+    async def prepare(self) -> None:
+        """Read what is known and name it, so that the first who lists ten thousand snapshots need not wait."""
+        await self._history.prepare()
+        self._named()
+
     def _named(self) -> dict[bytes, Snapshot]:
         known = self._history.known()
         if self._names_revision != self._history.revision:

@@ -188,7 +188,7 @@ class History:
         return {place for place, count in self._held.items() if count}
 
     async def prepare(self) -> None:
-        """Read what is known, a little at a time, so that the first who lists ten thousand of them need not wait."""
+        """Read what is known, a little at a time."""
         for count, (place, record) in enumerate(self._meta.snapshots.records(), 1):
             if place not in self._snapshots:
                 self._snapshots[place] = snapshot_of(record)
