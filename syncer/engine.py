@@ -216,7 +216,7 @@ class Engine:
             self.recovered = _recovered(self.meta.replayed, self.sealer.unsealed, erased)
             log.info("%s", self.recovered)
         tasks: list[Callable[[], Awaitable[None]]] = [
-            *(self._commit_loop, self._checkpoint_loop, self.eraser.run, self.history.prepare)
+            *(self._commit_loop, self._checkpoint_loop, self.eraser.run, self.past.prepare)
         ]
         if not self.read_only:
             tasks += [self.sealer.run, self.uploader.run]

@@ -108,18 +108,20 @@ class Follower:
 
     async def run(self) -> None:
         """Follow for as long as the mount lasts. Trouble is logged once, and the mount goes on with what it shows."""
-        delay_s = LOOK_S
+        delay_s, said = LOOK_S, set[str]()
         while True:
             await trio.sleep(delay_s)
+            delay_s = min(2 * delay_s, LONGEST_S)
             try:
                 await self.step()
             except (SyncerError, OSError) as error:
                 self._log_away(str(error))
-                delay_s = min(2 * delay_s, LONGEST_S)
-            except Exception:  # whatever it is: it must not take the mount away from its users
-                log.exception("following failed unexpectedly, and is tried again")
+            except Exception as error:  # whatever it is: it must not take the mount away from its users
+                if repr(error) not in said:
+                    log.exception("following failed unexpectedly, and is tried again")
+                said.add(repr(error))
             else:
-                delay_s = LOOK_S
+                delay_s, said = LOOK_S, set()
                 if self._away:
                     log.info("the remote can be asked again")
                 self._away = False

@@ -12,9 +12,9 @@ from pyfuse3 import FUSEError
 
 from syncer.fs.filesystem import check_xattr_name
 from syncer.fs.following import FollowingTree
-from syncer.fs.history import HistoryTree, Seen
+from syncer.fs.history import Hint, HistoryTree, Seen
 from syncer.fs.interrupts import Interrupts
-from syncer.fs.replies import DOTS, ENTRIES_PER_READ, attributes, mapped, nothing, statfs_reply, visible
+from syncer.fs.replies import DOTS, ENTRIES_PER_READ, attributes, hinted, mapped, nothing, statfs_reply, visible
 
 
 class ReadOnlyAdapter(pyfuse3.Operations):
@@ -53,17 +53,20 @@ class ReadOnlyAdapter(pyfuse3.Operations):
     @mapped
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         for place, name in enumerate(DOTS[start_id:], start_id + 1):  # these two are no look-ups of the kernel's
-            seen = self._tree.dots(fh)[place - 1]
-            if not pyfuse3.readdir_reply(token, name, attributes(seen), place):
+            if not pyfuse3.readdir_reply(token, name, attributes(self._tree.dots(fh)[place - 1]), place):
                 return
             start_id = place
         while entries := await self._tree.entries(fh, start_id - len(DOTS), ENTRIES_PER_READ):
             for index, (name, seen, cookie) in enumerate(entries):
                 start_id = cookie + len(DOTS)
-                if not pyfuse3.readdir_reply(token, name, attributes(seen, seen.stat_s, seen.name_s), start_id):
+                if isinstance(seen, Hint):
+                    if not pyfuse3.readdir_reply(token, name, hinted(*seen), start_id):
+                        return
+                elif pyfuse3.readdir_reply(token, name, attributes(seen, seen.stat_s, seen.name_s), start_id):
+                    self._tree.looked_up(seen.number)
+                else:
                     self._tree.unused([left.number for _, left, _ in entries[index:]])
                     return
-                self._tree.looked_up(seen.number)
 
     async def releasedir(self, fh: int) -> None:
         self._tree.releasedir(fh)

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from stat import S_IFDIR, S_IFLNK, S_ISDIR, S_ISLNK, S_ISREG
+from typing import NamedTuple
 
 from syncer.fs.filesystem import FileSystemStatus
 from syncer.fs.handles import O_ACCMODE, O_TRUNC
@@ -35,7 +36,7 @@ FIRST_WAIT_S = 5.0
 """How long the first who looks waits for the remote to say which snapshots there are; later ones are not kept."""
 FOREVER_S, BRIEFLY_S, NEVER_S = 3600.0, 1.0, 0.0
 """How long the kernel may believe what it was told: of what never changes; of which snapshots there are, which it would
-else ask for with every path that leads through; and of what has just been made up for a listing."""
+else ask for with every path that leads through; and of where `latest` leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,16 @@ class Seen:
     ctime_ns: int
     stat_s: float = FOREVER_S
     name_s: float = FOREVER_S
+
+
+class Hint(NamedTuple):
+    """What a listing says of a name that nobody has looked up: the number it will have, and its type as a mode.
+
+    The kernel makes nothing of it but the directory entry: it asks for what somebody wants to know more of.
+    """
+
+    number: int
+    mode: int
 
 
 class _Node:
@@ -75,11 +86,13 @@ class _Node:
 class _Entrance(_Node):
     """The `.snapshots` of a live directory, whose number is *inode*."""
 
-    __slots__ = ("latest", "listing", "listing_revision", "views")
+    __slots__ = ("latest", "listing", "listing_revision", "numbers", "views")
 
     def __init__(self, number: int, directory: int) -> None:
         super().__init__(number, None, None, b"", directory)
         self.views: dict[Place, _View] = {}
+        self.numbers: dict[Place | None, int] = {}
+        """Of what was listed or looked up: a snapshot's, or that of `latest` (None)."""
         self.latest: _Node | None = None
         self.listing: Sequence[Place] = ()
         self.listing_revision: tuple[int, bytes] | None = None
@@ -110,8 +123,8 @@ class _Directory:
         self.page: Sequence[Entry] = ()
 
 
-Listed = tuple[bytes, Seen, int]
-"""(name, what it is, cookie)"""
+Listed = tuple[bytes, Seen | Hint, int]
+"""(name, what it is, cookie). A hint is no look-up."""
 
 
 class HistoryTree:
@@ -160,10 +173,18 @@ class HistoryTree:
             self._nodes[entrance.number] = entrance
         return entrance
 
+    def _number(self, entrance: _Entrance, place: Place | None) -> int:
+        number = entrance.numbers.get(place)
+        if number is None:
+            number = entrance.numbers[place] = self.new_number()
+        return number
+
     def _view(self, entrance: _Entrance, name: bytes, snapshot: Snapshot) -> _View:
         view = entrance.views.get(snapshot.place)
         if view is None:
-            view = entrance.views[snapshot.place] = _View(self.new_number(), entrance, name, snapshot)
+            view = entrance.views[snapshot.place] = _View(
+                self._number(entrance, snapshot.place), entrance, name, snapshot
+            )
             self._nodes[view.number] = view
         return view
 
@@ -214,6 +235,11 @@ class HistoryTree:
             node.parent.latest = None
 
     # --- which snapshots -----------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Read what is known and name it, so that the first who lists ten thousand snapshots need not wait."""
+        await self._history.prepare()
+        self._named()
 
     def _named(self) -> dict[bytes, Snapshot]:
         known = self._history.known()
@@ -365,7 +391,7 @@ class HistoryTree:
         if target is None:
             return None
         if entrance.latest is None:
-            entrance.latest = _Node(self.new_number(), None, entrance, LATEST, 0)
+            entrance.latest = _Node(self._number(entrance, None), None, entrance, LATEST, 0)
             self._nodes[entrance.latest.number] = entrance.latest
         live, time_ns = self._live(entrance.inode), self._names[target].time_ns
         number = entrance.latest.number
@@ -430,33 +456,22 @@ class HistoryTree:
         directory = self._directories[handle]
         with self.interruptible():
             if isinstance(directory.node, _Entrance):
-                return await self._names_after(directory, after, limit)
+                return self._names_after(directory, after, limit)
             return await self._entries_after(directory, after, limit)
 
-    async def _names_after(self, directory: _Directory, after: int, limit: int) -> list[Listed]:
+    def _names_after(self, directory: _Directory, after: int, limit: int) -> list[Listed]:
+        """What the snapshots are like is not looked at: that costs a node of each, which may be on the remote."""
         entrance = directory.node
         assert isinstance(entrance, _Entrance)
-        found: list[Listed] = []
+        known, found = self._named(), list[Listed]()
         while not found and after < len(directory.names):
-            names = directory.names[after : after + limit]
-            latest = await self._latest_seen(entrance) if LATEST in names else None
-            known = self._named()
-            for cookie, name in enumerate(names, after + 1):  # ATOMIC up to the answer: nobody lets go of a new number
+            for cookie, name in enumerate(directory.names[after : after + limit], after + 1):
                 if name == LATEST:
-                    seen = latest
-                elif name in known:
-                    seen = self._listed_view(self._view(entrance, name, known[name]))
-                else:
-                    seen = None  # deleted meanwhile
-                if seen is not None:
-                    found.append((name, seen, cookie))
+                    found.append((name, Hint(self._number(entrance, None), S_IFLNK), cookie))
+                elif name in known:  # else it was deleted meanwhile
+                    found.append((name, Hint(self._number(entrance, known[name].place), S_IFDIR), cookie))
             after += limit
         return found
-
-    def _listed_view(self, view: _View) -> Seen:
-        """A snapshot in a listing: what it really is like has to be asked for, which may need the network."""
-        time_ns = view.snapshot.time_ns
-        return Seen(view.number, S_IFDIR | 0o555, 2, 0, 0, 0, 0, *3 * (time_ns,), NEVER_S, BRIEFLY_S)
 
     async def _entries_after(self, directory: _Directory, after: int, limit: int) -> list[Listed]:
         skipped = after - directory.skip

@@ -1,5 +1,6 @@
 """What both adapters need to answer the kernel: our values and errors as pyfuse3 wants them."""
 
+import ctypes
 import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -85,6 +86,38 @@ def attributes(inode: Attributes, stat_s: float = TIMEOUT_S, name_s: float = TIM
     entry.entry_timeout = name_s
     entry.attr_timeout = stat_s
     return entry
+
+
+def _node_of(entry: pyfuse3.EntryAttributes) -> ctypes.c_uint64:
+    """The field of *entry* that says which inode the kernel is given, alone: `st_ino` sets it and what stat(2) shows.
+
+    Raises: ImportError: this pyfuse3 keeps it somewhere else.
+    """
+    size = ctypes.sizeof(ctypes.c_uint64)
+    for offset in range(object.__basicsize__, pyfuse3.EntryAttributes.__basicsize__, size):
+        field = ctypes.c_uint64.from_address(id(entry) + offset)
+        entry.st_ino = 2**64 - 1
+        if field.value == 2**64 - 1:
+            field.value = 0
+            if entry.st_ino == 0:
+                return field
+    raise ImportError("syncer does not know this version of pyfuse3")
+
+
+_HINT = pyfuse3.EntryAttributes()
+_HINT_NODE = _node_of(_HINT)
+
+
+def hinted(number: int, mode: int) -> pyfuse3.EntryAttributes:
+    """For `readdir_reply`: a name with its inode number and type, of which the kernel remembers nothing.
+
+    To a listing with attributes (FUSE_READDIRPLUS) node 0 means that there are none, and that nothing was looked up.
+    Good until the next call.
+    """
+    _HINT.st_ino = number
+    _HINT_NODE.value = 0
+    _HINT.st_mode = mode
+    return _HINT
 
 
 def nothing(timeout_s: float = TIMEOUT_S) -> pyfuse3.EntryAttributes:

@@ -94,19 +94,21 @@ class Restorer:
         meta: MetaStore,
         history: History,
         snapshot: Snapshot,
+        path: bytes,
         *,
         pace: Callable[[], Awaitable[None]],
         planned_ns: int,
         elsewhere: bool,
         delete: bool,
     ) -> None:
-        """*pace* is awaited now and then. *planned_ns*: when the plan was begun, by the clock that inodes are stamped
-        with; files changed since are left. *elsewhere*: what is made are copies, with inode numbers of their own.
-        *delete*: what the past does not know is removed."""
+        """*path* is what is restored, from the root on. *pace* is awaited now and then. *planned_ns*: when the plan was
+        begun, by the clock that inodes are stamped with; files changed since are left. *elsewhere*: what is made are
+        copies, with inode numbers of their own. *delete*: what the past does not know is removed."""
         self._fs = file_system
         self._meta = meta
         self._history = history
         self._snapshot = snapshot
+        self._path = path
         self._pace = pace
         self._since = SincePlan(planned_ns)
         self._elsewhere = elsewhere
@@ -268,7 +270,7 @@ class Restorer:
         return True
 
     async def _bring_back(self, parent: int, name: bytes, wanted: Entry) -> None:
-        """Where everything is to be as it was: what has another name now, which it did not have then, gets its own."""
+        """Where all is to be as it was: what has another name there now, which it did not have then, gets its own."""
         if not self._delete or self._elsewhere or self._meta.names.lookup(parent, name) is not None:
             return
         inode = self._meta.inodes.get(wanted.inode)
@@ -289,12 +291,15 @@ class Restorer:
     async def _may_leave(self, number: int, parent: int, name: bytes) -> bool:
         """Whether the inode need not stand for the name: the snapshot has no such name, or it is still to be made.
 
+        What is outside of the path that is restored stays there.
         What looks as it did under that name was not planned to be made again, whatever its number was.
         """
         above = self._meta.names.path(parent)
         if above is None:
             return True
         path = join_path(above, name)
+        if self._path and not (path + b"/").startswith(self._path + b"/"):
+            return False
         found = await self._history.lookup(self._snapshot, path)
         if found is None or found.inode == number:
             return found is None

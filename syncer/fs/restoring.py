@@ -142,7 +142,7 @@ class Restoring:
 
     async def _work(self, request: Request, plan: Plan, planned_ns: int, report: Report) -> None:
         restorer = Restorer(
-            *(self._fs, self._meta, self._history, request.snapshot),
+            *(self._fs, self._meta, self._history, request.snapshot, request.path),
             pace=self._pace,
             planned_ns=planned_ns,
             elsewhere=request.to is not None,

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from stat import S_ISDIR
 from typing import TypeVar
@@ -29,6 +29,7 @@ from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry, Load, Node
 from syncer.snapshots.reading import (
     INDEXES_READ,
+    LISTED,
     decode_places,
     encode_places,
     listed_places,
@@ -51,10 +52,10 @@ log = logging.getLogger(__name__)
 Place = tuple[PeerId, int]
 """(peer, sequence number): where a snapshot stands in history."""
 
-LISTED = "snapshots_listed"
-"""Key of the state, see `History.was_listed`."""
 REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
+LOOK_AFTER_S = 0.2
+"""Who lists the snapshots that are known is not kept by listing those of the remote at the same time."""
 READ_AT_ONCE = 100
 """So many snapshots are read before other tasks have their turn: half a millisecond."""
 INDEX_TRIES = 3
@@ -148,13 +149,20 @@ class History:
         """The snapshots that are known here, in the order of history: the one that came last is the last."""
         revision = self._meta.snapshots.revision
         if revision != self._revision:
-            before = self._snapshots
-            self._snapshots = {
-                place: before.get(place) or snapshot_of(record) for place, record in self._meta.snapshots.records()
-            }
+            before, places = self._snapshots, self._meta.snapshots.places()
+            found = {place: snapshot_of(record) for place, record in self._records(places, before)}
+            self._snapshots = {place: before.get(place) or found[place] for place in places}
             self._revision = revision
             self._in_order = tuple(self._snapshots.values())
         return self._in_order
+
+    def _records(self, places: Sequence[Place], known: Collection[Place]) -> Iterator[tuple[Place, bytes]]:
+        """Those of *places* that are not *known* yet: after each publication one, at first all."""
+        new = [place for place in places if place not in known]
+        if len(new) > READ_AT_ONCE:
+            yield from (row for row in self._meta.snapshots.records() if row[0] not in known)
+        else:
+            yield from ((place, row.record) for place in new if (row := self._meta.snapshots.get(*place)))
 
     @contextlib.contextmanager
     def hold(self, place: Place) -> Iterator[None]:
@@ -180,7 +188,7 @@ class History:
         return {place for place, count in self._held.items() if count}
 
     async def prepare(self) -> None:
-        """Read what is known, a little at a time, so that the first who lists ten thousand of them need not wait."""
+        """Read what is known, a little at a time."""
         for count, (place, record) in enumerate(self._meta.snapshots.records(), 1):
             if place not in self._snapshots:
                 self._snapshots[place] = snapshot_of(record)
@@ -203,10 +211,13 @@ class History:
         return self.was_listed and not self.known() and not self._unreadable
 
     def look(self) -> None:
-        """Begin to ask the remote for what is new, unless that was done a moment ago."""
+        """Ask the remote for what is new soon, unless that was done a moment ago."""
+        self._begin(LOOK_AFTER_S)
+
+    def _begin(self, after_s: float) -> None:
         if self._refreshing is None and trio.current_time() - self._refreshed_at > REFRESH_S:
             self._refreshing = trio.Event()
-            self._nursery.start_soon(self._refresh_behind, self._refreshing)
+            self._nursery.start_soon(self._refresh_behind, self._refreshing, after_s)
 
     async def snapshots(self, wait_s: float | None = None) -> Sequence[Snapshot]:
         """All snapshots of all peers, as `known`, after the remote was asked for those that are not known yet.
@@ -214,14 +225,15 @@ class History:
         Waits for the remote for *wait_s* at most (the deadline, if it is not given), and not at all when it was asked
         a moment ago. What it has not answered by then is not in the result, and is known later.
         """
-        self.look()
+        self._begin(0)
         if self._refreshing is not None:
             with trio.move_on_after(self._deadline_s if wait_s is None else wait_s):
                 await self._refreshing.wait()
         return self.known()
 
-    async def _refresh_behind(self, done: trio.Event) -> None:
+    async def _refresh_behind(self, done: trio.Event, after_s: float) -> None:
         try:
+            await trio.sleep(after_s)
             await self.refresh()
         except (SyncerError, OSError) as error:
             log.warning("the snapshots on the remote cannot be listed: %s", error)

@@ -15,15 +15,8 @@ from syncer.meta.marks import Marks
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import exists
 from syncer.snapshots.history import History
-from syncer.snapshots.reading import listed_places, read_bounded
-from syncer.snapshots.records import (
-    OBJECT_MAX_BYTES,
-    IndexRecord,
-    PackListing,
-    decode,
-    index_key,
-    snapshot_key,
-)
+from syncer.snapshots.reading import listed_places, read_index
+from syncer.snapshots.records import PackListing, snapshot_key
 from syncer.values import BlockId, PackId
 
 LISTED_AT_ONCE = 1000
@@ -85,19 +78,11 @@ async def _packs(backend: Backend, marks: Marks, progress: Callable[[str, int], 
 async def _indexes(meta: MetaStore, backend: Backend, marks: Marks, progress: Callable[[str, int], None]) -> None:
     places = sorted(await listed_places(backend, "index/"))
     for count, place in enumerate(places, 1):
-        key = index_key(*place)
-        record = await _read_index(backend, key)
-        if (record.peer, record.seq) != place:
-            raise ObjectCorrupt(f"{key} is another index", hint=HINT)
+        record = await read_index(backend, *place)
         await trio.to_thread.run_sync(marks.saw_index, *place, [pack.id for pack in record.packs])
         for pack in record.packs:
             await _learn(meta, marks, pack, record.seq)
         progress("indexes", count)
-
-
-async def _read_index(backend: Backend, key: str) -> IndexRecord:
-    data = await read_bounded(backend, key, OBJECT_MAX_BYTES)
-    return await trio.to_thread.run_sync(decode, data, IndexRecord)
 
 
 async def _learn(meta: MetaStore, marks: Marks, pack: PackListing, seq: int) -> None:

@@ -1,5 +1,6 @@
 """What snapshots are called where people see them as directories: their local time, and their label. Pure functions."""
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -9,6 +10,8 @@ from syncer.values import NAME_MAX_BYTES
 
 SUFFIX_BYTES = 24
 """Room for what tells snapshots of the same second and label apart."""
+REMEMBERED = 16_384
+"""So many names are remembered: after each snapshot only one is new."""
 
 
 def snapshot_names(snapshots: Iterable[Snapshot]) -> dict[bytes, Snapshot]:
@@ -18,20 +21,26 @@ def snapshot_names(snapshots: Iterable[Snapshot]) -> dict[bytes, Snapshot]:
     no name of it becomes that of another. Those that agree even there have `-2`, `-3` and so on behind their names.
     """
     known = list(snapshots)
-    labels = [b"_" + _clean(snapshot.label) if snapshot.label else b"" for snapshot in known]
-    names = [time_name(snapshot.time_ns) + label for snapshot, label in zip(known, labels, strict=True)]
+    names = [_plain(snapshot.time_ns // 10**9, snapshot.label) for snapshot in known]
     counts = Counter(names)
     named: dict[bytes, Snapshot] = {}
-    for snapshot, label, plain in zip(known, labels, names, strict=True):
+    for snapshot, plain in zip(known, names, strict=True):
         name = base = plain
         if counts[plain] > 1:
-            name = base = time_name(snapshot.time_ns) + b".%09d" % (snapshot.time_ns % 10**9) + label
+            begin = time_name(snapshot.time_ns)
+            name = base = begin + b".%09d" % (snapshot.time_ns % 10**9) + plain.removeprefix(begin)
         count = 1
         while name in named:
             count += 1
             name = b"%s-%d" % (base, count)
         named[name] = snapshot
     return named
+
+
+@functools.lru_cache(REMEMBERED)
+def _plain(second: int, label: str | None) -> bytes:
+    """Of a snapshot that has its second and label to itself."""
+    return time_name(second * 10**9) + (b"_" + _clean(label) if label else b"")
 
 
 def time_name(time_ns: int) -> bytes:

@@ -71,9 +71,7 @@ class Needs:
 
     async def keep(self, places: Collection[Place]) -> None:
         """Delete the records of all other snapshots. Raises: BackendError; what is left is tried again next time."""
-        for place in [place for place in self._held if place not in places]:
-            seq = self._held.pop(place)
-            await self._delete(seq)
+        self._held = {place: seq for place, seq in self._held.items() if place in places}
         for seq in sorted(self._put - set(self._held.values())):
             await self._delete(seq)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import TypeVar
 
 import msgspec
+import trio
 
 from syncer.backends.base import Backend
 from syncer.errors import ObjectCorrupt
@@ -27,6 +28,10 @@ from syncer.values import PeerId
 
 INDEXES_READ = "indexes_read"
 """Key of the state, see `History.remember_indexes`."""
+LISTED_AT_ONCE = 500
+"""So many keys are looked at before other tasks have their turn: a millisecond."""
+LISTED = "snapshots_listed"
+"""Key of the state, see `History.was_listed`."""
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -45,9 +50,13 @@ async def read_record(backend: Backend, key: str, kind: type[_Record]) -> _Recor
 
 
 async def read_index(backend: Backend, peer: PeerId, seq: int) -> IndexRecord:
-    """The index object *seq* of a peer. Raises: BackendError, ObjectCorrupt among them."""
+    """The index object *seq* of a peer, decoded in a thread: it may be long.
+
+    Raises: BackendError, ObjectCorrupt among them.
+    """
     key = index_key(peer, seq)
-    record = await read_record(backend, key, IndexRecord)
+    data = await read_bounded(backend, key, OBJECT_MAX_BYTES)
+    record = await trio.to_thread.run_sync(decode, data, IndexRecord)
     if (record.peer, record.seq) != (peer, seq):
         raise ObjectCorrupt(f"{key} is another index")
     return record
@@ -65,7 +74,13 @@ async def read_snapshot(backend: Backend, peer: PeerId, seq: int) -> tuple[Snaps
 
 async def listed_places(backend: Backend, prefix: str) -> set[tuple[PeerId, int]]:
     """(peer, sequence number) of each object under `snapshots/` or `index/`. Raises: BackendError."""
-    return {place async for info in backend.list(prefix) if (place := parse_seq_key(info.key)) is not None}
+    found = set[tuple[PeerId, int]]()
+    async for info in backend.list(prefix):
+        if (place := parse_seq_key(info.key)) is not None:
+            found.add(place)
+            if len(found) % LISTED_AT_ONCE == 0:  # a page may hold all of them
+                await trio.lowlevel.checkpoint()
+    return found
 
 
 def encode_places(places: Collection[tuple[PeerId, int]]) -> bytes:

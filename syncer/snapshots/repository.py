@@ -28,7 +28,15 @@ from syncer.snapshots.build import (
     newest_snapshots,
 )
 from syncer.snapshots.needs import MACHINE, PUT, TAKEN
-from syncer.snapshots.reading import INDEXES_READ, decode_places, listed_places, read_format, read_record, read_snapshot
+from syncer.snapshots.reading import (
+    INDEXES_READ,
+    LISTED,
+    decode_places,
+    listed_places,
+    read_format,
+    read_record,
+    read_snapshot,
+)
 from syncer.snapshots.records import (
     FORMAT_KEY,
     VERSION,
@@ -385,4 +393,6 @@ async def _become_peer(
         raise WrongRepository("another machine joined the repository at the same moment", hint="try again")
     await _check_indexes(meta, backend)
     meta.become(peer)
+    if writer is None:
+        meta.database.set_state(LISTED, 1)  # nobody has taken a snapshot before
     meta.commit()

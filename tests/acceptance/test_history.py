@@ -72,6 +72,10 @@ def test_every_state_is_there_byte_for_byte(place: Path, remote_of: MakeRemote) 
         for name, state in states.items():
             assert differences(unlike_now(state), unlike_now(manifest(mount.path / HISTORY / name))) == []
         assert os.readlink(mount.path / HISTORY / "latest") == list(states)[-1]
+        with os.scandir(mount.path / HISTORY) as entries:
+            for entry in entries:
+                assert entry.inode() == entry.stat(follow_symlinks=False).st_ino
+                assert entry.is_symlink() == (entry.name == "latest") != entry.is_dir(follow_symlinks=False)
         mount.umount()
         mount.forget_data()  # everything from the remote
         mount.start("--read-only")

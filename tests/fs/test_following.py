@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import random
 import shutil
 import stat
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from syncer.backends.base import ObjectInfo
 from syncer.engine import Engine
@@ -144,6 +146,7 @@ class Kernel:
         while entries := await self.tree.entries(handle, cookie, page):
             for name, seen, cookie in entries:  # noqa: B007 - the last one goes on
                 found.append(name)
+                assert isinstance(seen, Seen)
                 self.names[number, name] = self._took(seen)
         self.tree.releasedir(handle)
         assert len(found) == len(set(found))
@@ -321,7 +324,7 @@ async def test_a_listing_keeps_its_order_and_shows_what_is_there_now(tmp_path: P
         assert len(followers_of(remote)) == 2, "the listing needs its snapshot"
         rest = await kernel.tree.entries(handle, first[-1][2], 100)
         assert [name for name, _, _ in rest] == [b"n%02d" % n for n in range(4, 20) if n != 5]
-        assert rest[-1][1].size == 6
+        assert isinstance(rest[-1][1], Seen) and rest[-1][1].size == 6
         again = await kernel.tree.entries(handle, 0, 100)
         assert {name for name, _, _ in again} == {b"file", b"n02b", *(b"n%02d" % n for n in range(20) if n != 5)}
         kernel.tree.releasedir(handle)
@@ -597,3 +600,36 @@ async def test_an_index_that_a_prune_replaces_while_they_are_read_is_no_trouble(
         async with following(tmp_path / "follower", remote) as follower:
             assert asked and follower.shown is not None
             await Kernel(follower).states(writer.picture())
+
+
+async def test_a_defect_is_logged_once_and_tried_again_ever_more_seldom(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mock_clock.rate = 1.0
+    remote = Remote()
+    async with opened(tmp_path / "writer", remote) as writer:
+        await writer.publish()
+    async with following(tmp_path / "follower", remote) as follower, trio.open_nursery() as nursery:
+        steps: list[float] = []
+        enough = trio.Event()
+
+        async def step() -> None:
+            steps.append(trio.current_time())
+            if len(steps) > 7:
+                enough.set()
+            if len(steps) != 6:
+                raise ZeroDivisionError(f"planned {len(steps) % 2}")
+
+        monkeypatch.setattr(follower, "step", step)
+        mock_clock.rate = 0.0
+        mock_clock.autojump_threshold = 0
+        nursery.start_soon(follower.run)
+        await enough.wait()
+        nursery.cancel_scope.cancel()
+    pauses = [round(after - before) for before, after in itertools.pairwise(steps)]
+    assert pauses == [4, 8, 8, 8, 8, 2, 4]
+    assert caplog.text.count("ZeroDivisionError: planned 0") == 2, "again after one that went well"
+    assert caplog.text.count("ZeroDivisionError: planned 1") == 2

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from syncer.errors import DeadlinePassed
-from syncer.fs.history import LATEST, PAST, HistoryTree, Seen
+from syncer.fs.history import LATEST, PAST, Hint, HistoryTree, Seen
 from syncer.meta.snapshottable import KnownSnapshot
 from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.records import SnapshotRecord, decode, encode, snapshot_key
@@ -64,11 +64,16 @@ class Kernel:
             taken = max(1, len(entries) - 1)  # as if the last one did not fit any more
             for name, seen, _ in entries[:taken]:
                 assert name not in found
-                found[name] = self._took(seen)
+                found[name] = await self._ask(directory, name, seen) if isinstance(seen, Hint) else self._took(seen)
             self.past.unused([seen.number for _, seen, _ in entries[taken:]])
             cookie = entries[taken - 1][2]
         self.past.releasedir(handle)
         return found
+
+    async def _ask(self, directory: Seen, name: bytes, hint: Hint) -> Seen:
+        seen = await self.need(directory, name)
+        assert (seen.number, stat.S_IFMT(seen.mode)) == hint
+        return seen
 
     async def picture(self, top: Seen, inodes: dict[int, int]) -> Picture:
         """Everything below *top* as the rig's pictures have it; *inodes* gives the number of each there."""
@@ -266,10 +271,40 @@ async def test_ten_thousand_snapshots_are_listed_without_looking_into_one(tmp_pa
         past.looked_up(entrance.number)
         handle = await past.opendir(entrance.number)
         assert len(await past.entries(handle, 0, 256)) == 256
-        assert len(past._nodes) == 257, "memory goes with what was listed"
+        assert len(past._nodes) == 1, "nothing was looked up"
         assert len(await past.entries(handle, 9_990, 256)) == 14, "any place in the list is as near"
         assert not remote.asked.is_set()
         past.releasedir(handle)
+        again = encode(msgspec.structs.replace(record, seq=20_000, time_ns=record.time_ns + 1))
+        engine.meta.snapshots.remember(KnownSnapshot(PeerId(1), 20_000, TreeId(record.root), record.time_ns + 1, again))
+        asked: list[str] = []
+        engine.meta.database.connection.set_trace_callback(asked.append)
+        handle = await past.opendir(entrance.number)
+        cookie = 0
+        while entries := await past.entries(handle, cookie, 256):
+            cookie = entries[-1][2]
+        engine.meta.database.connection.set_trace_callback(None)
+        assert cookie == 10_005
+        assert ["20000" in line for line in asked if "record" in line] == [True], "no other one is read again"
+        assert len(asked) < 10, asked
+        past.releasedir(handle)
+
+
+async def test_only_who_may_not_know_them_all_waits_for_the_remote(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        assert peer.engine.history.was_listed, "nobody has taken one before"
+        await make_album(peer)
+        await peer.publish(released=True)
+    async with opened(tmp_path / "next", remote) as peer:
+        past = peer.engine.past
+        assert not peer.engine.history.was_listed
+        entrance = past.entrance(ROOT_INODE)
+        past.looked_up(entrance.number)
+        handle = await past.opendir(entrance.number)
+        assert len(await past.entries(handle, 0, 256)) == 4 + 1
+        past.releasedir(handle)
+        assert peer.engine.history.was_listed
 
 
 async def test_the_name_is_kept_for_history(tmp_path: Path) -> None:

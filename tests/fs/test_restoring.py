@@ -327,6 +327,31 @@ async def test_what_was_renamed_is_left_and_gets_a_copy_or_goes_back(tmp_path: P
         assert_same(peer.picture(), before)
 
 
+@pytest.mark.parametrize("name", [b"small", b"2019"])
+async def test_what_was_moved_out_of_the_path_stays_there(tmp_path: Path, name: bytes) -> None:
+    """Only PATH is to be as it was: what lies elsewhere by now is none of it, and PATH gets a copy."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        year = await album(peer)
+        shot = await snapshot(peer)
+        before = peer.picture()
+        kept = peer.directory(b"photos-kept")
+        photos = peer.file_system.names.lookup(ROOT_INODE, b"photos")
+        assert photos is not None
+        peer.file_system.rename(photos.number if name == b"2019" else year, name, kept, name)
+
+        def at(top: bytes) -> dict[bytes, tuple[int, bytes | None]]:
+            found = {path: seen for path, seen in peer.picture().items() if path.startswith(top)}
+            return {path: (seen.attributes[0], seen.content) for path, seen in found.items()}
+
+        moved = at(b"/photos-kept/")
+        report = await restore(peer, shot, b"photos", delete=True)
+        assert not report.problems and not report.removed
+        assert at(b"/photos-kept/") == moved
+        assert at(b"/photos/").keys() == {path for path in before if path.startswith(b"/photos/")}
+        assert not (await restore(peer, shot, delete=True)).problems
+        assert_same(await peer.picture_as_read(), before, numbers=False)
+
+
 async def test_a_file_that_stands_for_another_one_that_was_just_like_it_is_not_taken_from_there(tmp_path: Path) -> None:
     """It goes back to its old name only from a name that is to go, or that is made anew."""
     async with opened(tmp_path / "data", Remote()) as peer:
