@@ -58,7 +58,13 @@ class World:
             await self.peer.engine.publisher.publish("manual", label=label)
         head = self.peer.meta.snapshots.head()
         assert head is not None
-        self.pictures.setdefault((head.peer, head.seq), picture)
+        self._keep((head.peer, head.seq), picture)
+
+    def _keep(self, place: Place, picture: Picture) -> None:
+        """Takes memory for what is not as in the picture before."""
+        before = next(reversed(self.pictures.values()), {})
+        shared = {path: old if (old := before.get(path)) == seen else seen for path, seen in picture.items()}
+        self.pictures.setdefault(place, shared)
 
     async def check(self) -> None:
         """Every snapshot on the remote shows what was there, and nothing else is wrong."""
@@ -90,7 +96,7 @@ class World:
             report = await self.peer.engine.restoring.restore(Request(snapshot=snapshot, path=b"", delete=True))
         assert not report.problems, report.problems
         assert report.before is not None
-        self.pictures.setdefault(report.before, before)
+        self._keep(report.before, before)
         now = await self.peer.picture_as_read()
         same(_undated(now), _undated(self.pictures[snapshot.place]))
         self.peer.contents = {

@@ -97,6 +97,9 @@ class Seen:
     content: bytes | None
 
 
+CROWD, LARGE_BYTES = 80, 2_000_000
+"""Random changes go on for long without more names than that, or files much larger."""
+
 Picture = dict[bytes, Seen]
 """A whole file system, path by path."""
 
@@ -197,6 +200,10 @@ class Peer:
         found = self.walk()
         path, inode = rng.choice(found)
         with contextlib.suppress(OSError):
+            if path and len(found) > CROWD:
+                parent, name = self._parent(path)
+                (self.file_system.rmdir if inode.is_directory else self.file_system.unlink)(parent, name)
+                return
             match rng.randrange(4):
                 case 0:
                     await self._make(rng, rng.choice([i for _, i in found if i.is_directory]).number)
@@ -237,6 +244,9 @@ class Peer:
                 self.file_system.removexattr(number, b"user.%d" % rng.randrange(3))
 
     async def _change_content(self, rng: random.Random, inode: Inode) -> None:
+        if inode.size > LARGE_BYTES:
+            self.truncate(inode.number, 0)
+            return
         match rng.randrange(4):
             case 0:
                 self.truncate(inode.number, rng.choice([0, inode.size // 2, inode.size + 100_000]))
