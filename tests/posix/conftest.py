@@ -6,10 +6,9 @@ compared after each.
 With `--posix-on DIR` they run below that folder alone, whatever file system it is on.
 """
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,37 +30,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("top", kinds, indirect=True, scope="package")
 
 
-@pytest.fixture(scope="session")
-def tops(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Path]]:
-    """Gives the folder of a kind, made when it is first asked for. They last as long as there are tests."""
-    made: dict[str, Path] = {}
-    with contextlib.ExitStack() as stack:
-
-        def folder(kind: str) -> Path:
-            if kind not in made:
-                there = mounted() if kind == "syncer" else plain(request.config.getoption("--posix-on"))
-                made[kind] = stack.enter_context(there)
-            return made[kind]
-
-        yield folder
-
-
 @pytest.fixture(scope="package")
-def top(request: pytest.FixtureRequest, tops: Callable[[str], Path]) -> Path:
+def top(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder of the kind under test, shared by all tests of this package. Every user may pass through it."""
-    return tops(request.param)
-
-
-@contextlib.contextmanager
-def plain(where: str | None) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="syncer-plain-", dir=where) as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def mounted() -> Iterator[Path]:
-    """A mount whose end state is compared when it is left without an error."""
+    if request.param != "syncer":
+        with tempfile.TemporaryDirectory(prefix="syncer-plain-", dir=request.config.getoption("--posix-on")) as folder:
+            os.chmod(folder, 0o755)
+            yield Path(folder)
+        return
     with place_for_a_mount() as place:
         os.chmod(place, 0o755)
         with Mount(place, f"{place}/blobs", 200, lifetime_s=LIFETIME_S) as mount:
