@@ -162,15 +162,16 @@ class SessionPool:
                 self._changed.notify_all()  # one that was given up may wake and not want it
                 if session.keeps_open and not self._tidies:
                     self._tidies = True
-                    timer = threading.Timer(KEPT_S, self._tidy, (connection,))
+                    timer = threading.Timer(KEPT_S, self._tidy)
                     timer.daemon = True
                     timer.start()
 
-    def _tidy(self, connection: Connection) -> None:
+    def _tidy(self) -> None:
         """In a thread: close what idle sessions have kept open long enough. A disk in use cannot be unplugged there."""
         with self._changed:
             self._tidies = False
-            if self._connection is not connection:
+            connection = self._connection
+            if connection is None:
                 return
             tidied = [session for session in self._idle if session.keeps_open]
             self._idle = [session for session in self._idle if not session.keeps_open]

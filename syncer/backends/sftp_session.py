@@ -164,6 +164,8 @@ class SftpSession:
 
     def keep(self, path: bytes, handle: bytes) -> None:
         """Take over the handle of a file that was just opened for reading: `read_kept` uses it, and closes it."""
+        if path in self._kept:
+            self._let_go(path)
         self._kept[path] = (handle, time.monotonic())
         if len(self._kept) > KEPT_HANDLES:
             self._let_go(next(iter(self._kept)))

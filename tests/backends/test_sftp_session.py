@@ -159,6 +159,15 @@ def test_a_file_that_is_kept_open_and_was_changed_is_opened_again(serve: Callabl
     assert server.requests.count(CLOSE) == 1
 
 
+def test_of_one_file_one_handle_is_kept(serve: Callable[..., Server]) -> None:
+    server = serve(reading(PLAIN_BYTES))
+    session = SftpSession(server.client)
+    for handle in (b"1", b"2"):
+        session.keep(b"path", handle)
+    session.read(b"h", 0, 1)  # its answer comes after that of the closing
+    assert server.requests == [CLOSE, READ]
+
+
 def test_a_session_goes_on_after_a_failed_transfer(serve: Callable[..., Server]) -> None:
     """Answers to the rest of the transfer come when nobody waits for them any more."""
 
