@@ -151,7 +151,7 @@ async def test_a_tail_that_becomes_a_block_meanwhile_is_made_anew_as_one(
         while_copied(monkeypatch, meanwhile)
         await engine.file_system.fsync(handle)
         assert not lost(disk, tmp_path)
-        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        (block,) = cache_files(tmp_path)
         assert disk.is_synced(block)
         assert await engine.file_system.read(handle, 0, LENGTH) == data
 
@@ -182,13 +182,23 @@ async def test_a_refusal_that_no_fsync_has_met_counts_as_well(tmp_path: Path, di
         assert not lost(disk, tmp_path)
 
 
+def cache_files(data: Path) -> list[Path]:
+    return [path for path in (data / "cache").rglob("*") if path.is_file()]
+
+
+async def dropped(engine: Engine, data: Path, disk: RefusingDisk) -> tuple[int, Path, bytes]:
+    """A block that the disk has refused, and whose cache file has zeros by now: (handle, that file, what it had)."""
+    _, handle, _ = await made(engine, "cache", random.Random(1).randbytes(LENGTH))
+    await refused(engine, handle, disk)
+    (block,) = cache_files(data)
+    whole = block.read_bytes()
+    block.write_bytes(bytes(len(whole)))
+    return handle, block, whole
+
+
 async def test_a_block_that_the_kernel_has_dropped_is_no_lie(tmp_path: Path, disk: RefusingDisk) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        _, handle, _ = await made(engine, "cache", random.Random(1).randbytes(LENGTH))
-        await refused(engine, handle, disk)
-        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-        whole = block.read_bytes()
-        block.write_bytes(bytes(len(whole)))
+        handle, block, whole = await dropped(engine, tmp_path, disk)
         for _ in range(2):
             with pytest.raises(OSError, match="has lost what the disk did not take"):
                 await engine.file_system.fsync(handle)
@@ -230,7 +240,7 @@ async def test_what_the_kernel_has_dropped_is_neither_promised_nor_read_as_zeros
         assert caplog.text.count(f"inode {number} has lost some") == 1
         await engine.sealer.seal_quiet(0.0)
         assert "cannot be sealed now" in caplog.text
-        assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        assert not cache_files(tmp_path)
         await engine.file_system.write(handle, page - 10, bytes(PAGESIZE + 20))
         await engine.sealer.seal_quiet(0.0)  # the file takes no more writes: these bytes are in another
         await engine.file_system.fsync(handle)
@@ -337,7 +347,7 @@ async def test_a_block_that_was_good_is_not_read_as_zeros_once_the_kernel_has_dr
     data = random.Random(1).randbytes(LENGTH)
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
         _, handle, _ = await made(engine, "cache", data)
-        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        (block,) = cache_files(tmp_path)
         if first:
             punch(block, 0, PAGESIZE)
         await refused(engine, handle, disk)
@@ -492,11 +502,7 @@ async def test_what_cannot_be_made_anew_is_told_of_once(
     tmp_path: Path, disk: RefusingDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(tmp_path, MemoryBackend(), upload_delay_s=1e9) as engine:
-        _, handle, _ = await made(engine, "cache", random.Random(1).randbytes(LENGTH))
-        await refused(engine, handle, disk)
-        (block,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-        whole = block.read_bytes()
-        block.write_bytes(bytes(len(whole)))
+        _, block, whole = await dropped(engine, tmp_path, disk)
         for _ in range(3):
             await engine.checkpoint()
         assert caplog.text.count("may lack what the disk did not take") == 1

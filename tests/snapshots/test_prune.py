@@ -1,7 +1,8 @@
 """Pruning: what is needed stays, what is not goes, and nothing is deleted when something cannot be told."""
 
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from syncer.snapshots.records import VERSION, FollowerRecord, encode, follower_k
 from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE
 from tests.snapshots.pruning import Moments, World, go_on, packs, prune
-from tests.snapshots.rig import Remote, built_from, opened, same
+from tests.snapshots.rig import Peer, Remote, built_from, opened, same
 from tests.support.long_form import LONG
 from tests.support.remote_view import RemoteView
 
@@ -82,11 +83,18 @@ async def test_whatever_is_kept_is_whole(tmp_path: Path, seed: int) -> None:
     same(await built_from(remote, tmp_path / "new"), list(world.pictures.values())[-1])
 
 
-async def test_what_a_follower_needs_stays(tmp_path: Path) -> None:
+@contextlib.asynccontextmanager
+async def churned(folder: Path) -> AsyncIterator[tuple[Peer, Remote, World]]:
+    """A file system with some snapshots, on a remote of its own."""
     remote = Remote()
-    async with opened(tmp_path / "data", remote) as peer:
-        world = World(peer, remote, tmp_path)
+    async with opened(folder / "data", remote) as peer:
+        world = World(peer, remote, folder)
         await world.churn(random.Random(1))
+        yield peer, remote, world
+
+
+async def test_what_a_follower_needs_stays(tmp_path: Path) -> None:
+    async with churned(tmp_path) as (peer, remote, world):
         places = peer.meta.snapshots.places()
         for seq, place in enumerate(places[:3], 1):
             record = encode(FollowerRecord(VERSION, *place, "anna"))
@@ -97,10 +105,7 @@ async def test_what_a_follower_needs_stays(tmp_path: Path) -> None:
 
 
 async def test_a_follower_that_will_not_come_back_is_forgotten(tmp_path: Path) -> None:
-    remote = Remote()
-    async with opened(tmp_path / "data", remote) as peer:
-        world = World(peer, remote, tmp_path)
-        await world.churn(random.Random(1))
+    async with churned(tmp_path) as (peer, remote, world):
         places = peer.meta.snapshots.places()
         for machine, host, place in ((b"m" * 16, "anna", places[0]), (b"n" * 16, "bert", places[1])):
             remote.objects[follower_key(machine, 7)] = encode(FollowerRecord(VERSION, *place, host))
@@ -117,10 +122,7 @@ async def test_a_follower_that_will_not_come_back_is_forgotten(tmp_path: Path) -
 
 
 async def test_a_follower_whose_record_is_damaged_stops_it_until_it_is_forgotten(tmp_path: Path) -> None:
-    remote = Remote()
-    async with opened(tmp_path / "data", remote) as peer:
-        world = World(peer, remote, tmp_path)
-        await world.churn(random.Random(1))
+    async with churned(tmp_path) as (peer, remote, world):
         place = peer.meta.snapshots.places()[0]
         remote.objects[follower_key(b"n" * 16, 1)] = encode(FollowerRecord(VERSION, *place, "bert"))
         remote.objects[follower_key(b"m" * 16, 1)] = b"nothing"
@@ -137,10 +139,7 @@ async def test_a_follower_whose_record_is_damaged_stops_it_until_it_is_forgotten
 
 
 async def test_a_follower_that_begins_to_need_what_goes_stops_it(tmp_path: Path) -> None:
-    remote = Remote()
-    async with opened(tmp_path / "data", remote) as peer:
-        world = World(peer, remote, tmp_path)
-        await world.churn(random.Random(1))
+    async with churned(tmp_path) as (peer, remote, world):
         place = peer.meta.snapshots.places()[0]
 
         def follow(event: Step | Plan) -> None:
