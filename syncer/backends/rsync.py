@@ -12,7 +12,6 @@ The daemon writes them in `tmp~/` (no key, so never listed) and renames them int
 import itertools
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections import OrderedDict
@@ -179,14 +178,19 @@ class RsyncBackend(Backend):
             old = [
                 f"{folder}/{line['name']}" for line in _lines(output) if line["kind"] == "-" and line["time"] < limit
             ]
-            if old:
-                shutil.rmtree(f"{empty}/{folder}")
-                await self._program.remove(f"{empty}/", self._module, old)
+        if old:
+            await self._remove(old)
         self._prepared = True
 
     async def _delete_all(self, keys: Sequence[str]) -> None:
+        await self._remove([self._path + key for key in keys])
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        """Delete files of the module. Their folders must be missing on our side as well: Debian's rsync of 2026 takes
+        a missing name in a folder that it was told of for a breach of the protocol.
+        """
         with tempfile.TemporaryDirectory(prefix="syncer-rsync-", dir=_memory()) as empty:
-            await self._program.remove(f"{empty}/", self._module, [self._path + key for key in keys])
+            await self._program.remove(f"{empty}/", self._module, names)
 
     async def _fetch(self, key: str) -> bytes:
         with tempfile.TemporaryDirectory(prefix="syncer-rsync-", dir=_memory()) as folder:

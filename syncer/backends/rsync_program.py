@@ -112,7 +112,7 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 def translate(name: str, code: int, said: str) -> BackendError:
     """What exit code *code* and the messages *said* mean; see EXIT VALUES in rsync(1)."""
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("file has vanished: ")]
     cause = next((line for line in lines if "@ERROR" in line), lines[0] if lines else f"rsync ended with code {code}")
     message = f"{name}: {_ROLE.sub('', cause).strip()}"
     if "@ERROR" in cause:

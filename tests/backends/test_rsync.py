@@ -210,6 +210,13 @@ def test_what_messages_mean(code: int, said: str, expected: type[BackendError]) 
     assert "\n" not in str(translated)
 
 
+def test_the_cause_is_said_not_what_has_vanished() -> None:
+    said = 'file has vanished: "/tmp/x"\ninvalid file mode 00 for x [Receiver]\nrsync error: ... (code 2)\n'
+    assert (
+        str(translate("rsync://host/module", 2, said)) == "rsync://host/module: invalid file mode 00 for x [Receiver]"
+    )
+
+
 async def test_what_is_fetched_takes_no_disk(server: RsyncServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The temporary folder of this machine, outside of every budget, stays as it is."""
     places: list[str] = []
