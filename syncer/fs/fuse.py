@@ -195,6 +195,8 @@ class Adapter(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, entry.name, attributes(entry.inode), start_id):
                     return
                 self._fs.looked_up(entry.inode.number)
+            if len(entries) < ENTRIES_PER_READ:
+                return
 
     # --- attributes ----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISREG
 
+import msgspec
+
 from syncer.meta.database import Database, Table, journaled
 from syncer.values import InodeNumber
 
@@ -82,6 +84,21 @@ class Inode:
         )  # fmt: skip
 
 
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """What stat(2) shows of an inode that is not in memory, and need not be to be listed."""
+
+    number: InodeNumber
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    rdev: int
+
+
 @dataclass(slots=True)
 class Totals:
     """What the live tree holds; kept in step with every change and stored with every commit."""
@@ -143,12 +160,15 @@ class InodeTable(Table):
         inode.pins = self._pins.pop(inode.number, 0)
         inode.epoch = self._epoch
 
-    def of_row(self, row: tuple[int, ...]) -> Inode:
-        """The Inode for a row of the table, in which all but the number may be None: a new inode has no row yet.
+    def shown(self, row: tuple[int, ...]) -> "Inode | Shown":
+        """What is true now of an inode with these columns of the table, the fields of Shown.
 
-        Raises: KeyError.
+        All but the number may be None: a new inode has no row yet. Raises: KeyError.
         """
-        return self.need(row[0]) if row[1] is None else self._adopt(row)
+        inode = self._cache.get(row[0])
+        if inode is not None:
+            return inode
+        return self.need(row[0]) if row[1] is None else Shown(*row)  # type: ignore[arg-type]
 
     def shed(self) -> None:
         """Forget the older half of what is neither dirty nor pinned, once there is too much.

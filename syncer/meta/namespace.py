@@ -3,24 +3,24 @@
 What POSIX forbids is checked by `fs/namespace.py` before any of the journaled methods here is called.
 """
 
-from dataclasses import dataclass
 from stat import S_ISDIR
 
+import msgspec
+
 from syncer.meta.database import Database, Table, journaled
-from syncer.meta.inodes import INODE_COLUMNS, Inode, InodeTable
+from syncer.meta.inodes import Inode, InodeTable, Shown
 from syncer.values import ROOT_INODE, InodeNumber
 
 DEEPEST = 4096
 """Directories above a file that its path may have: as many as fit the longest path there can be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One name in a directory. *cookie* is where readdir continues after it."""
 
     cookie: int
     name: bytes
-    inode: Inode
+    inode: Inode | Shown
 
 
 class NamespaceTable(Table):
@@ -42,13 +42,14 @@ class NamespaceTable(Table):
 
     def entries(self, parent: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries with a cookie above *after_cookie*, in the order of their cookies."""
-        columns = INODE_COLUMNS.replace("inode", "d.inode", 1)
         rows = self.execute(
-            f"SELECT d.cookie, d.name, {columns} FROM dentries d LEFT JOIN inodes i ON i.inode = d.inode"
+            "SELECT d.cookie, d.name, d.inode, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, rdev"
+            " FROM dentries d LEFT JOIN inodes i ON i.inode = d.inode"
             " WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?",
             (parent, after_cookie, limit),
         ).fetchall()
-        return [Entry(row[0], row[1], self._inodes.of_row(row[2:])) for row in rows]
+        shown = self._inodes.shown
+        return [Entry(row[0], row[1], shown(row[2:])) for row in rows]
 
     def is_empty(self, parent: int) -> bool:
         return self.execute("SELECT 1 FROM dentries WHERE parent = ? LIMIT 1", (parent,)).fetchone() is None

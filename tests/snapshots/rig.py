@@ -136,7 +136,8 @@ class Peer:
         for path, inode in found:
             if inode.is_directory:
                 entries = self.file_system.names.entries(inode.number, 0, 1_000_000)
-                found.extend((path + b"/" + entry.name, entry.inode) for entry in entries)
+                need = self.meta.inodes.need
+                found.extend((path + b"/" + entry.name, need(entry.inode.number)) for entry in entries)
         return found
 
     def picture(self) -> Picture:

@@ -134,10 +134,10 @@ async def _read_all(engine: Engine) -> dict[str, bytes | str]:
         number, path = waiting.pop()
         for entry in engine.meta.names.entries(number, 0, 10_000):
             place = f"{path}/{os.fsdecode(entry.name)}"
-            if entry.inode.is_directory:
+            if stat.S_ISDIR(entry.inode.mode):
                 waiting.append((entry.inode.number, place))
             elif stat.S_ISLNK(entry.inode.mode):
-                found[place] = engine.meta.inodes.target(entry.inode)
+                found[place] = engine.meta.inodes.target(engine.meta.inodes.need(entry.inode.number))
             else:
                 try:
                     found[place] = await read_whole(engine, entry.inode.number)
