@@ -26,7 +26,7 @@ from syncer.config import Config
 from syncer.control import Client
 from syncer.errors import DataInUse, LocalDamage, NotMounted, alone
 from syncer.meta.catalog import Catalog
-from syncer.meta.check import CheckReader, replay
+from syncer.meta.check import CheckReader, check_journal, replay
 from syncer.meta.facts import Facts
 from syncer.meta.findings import Finding
 from syncer.meta.repair import repair, repair_columns
@@ -124,6 +124,9 @@ def _check_unmounted(request: CheckRequest, open_backend: OpenBackend, progress:
             notes.append(f"DATA was not closed in good order; the journal has {operations} operations more")
         try:
             reader = CheckReader(place / datadir.DATABASE, mounted=False)
+            stack.callback(reader.close)
+            if not leftovers:
+                check_journal(reader, place)
         except LocalDamage as error:
             return _beyond(Finding("database", str(error), name=datadir.DATABASE.encode()))
         run = _Run(request, open_backend, progress, reader, leftovers=leftovers, notes=notes)

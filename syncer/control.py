@@ -175,6 +175,8 @@ class _Conversation:
                 await self._send(await self._answer(line))
 
     async def _answer(self, line: bytes) -> dict[str, object]:
+        import trio
+
         try:
             match _request(line):
                 case {"do": "status"}:
@@ -190,6 +192,8 @@ class _Conversation:
                     raise SyncerError("the mount does not know this request", hint="is it of another version?")
         except SyncerError as error:
             return _error_message(error)
+        except trio.BrokenResourceError:  # the client left
+            raise
         except Exception as error:
             # A request must never end the mount; the client gets to know, the log gets the details.
             log.exception("a request over the control socket failed")

@@ -228,7 +228,9 @@ def test_progress_that_never_ends_does_not_outrun_the_deadline(tmp_path: Path) -
     listener.close()
 
 
-async def test_a_client_that_vanishes_cancels_its_own_flush_only(tmp_path: Path) -> None:
+async def test_a_client_that_vanishes_cancels_its_own_flush_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path) as mount, trio.open_nursery() as nursery:
         done = trio.Event()
         other = Mount.flush
@@ -252,6 +254,27 @@ async def test_a_client_that_vanishes_cancels_its_own_flush_only(tmp_path: Path)
         assert not done.is_set()
         mount.release.set()
         await done.wait()
+    assert not caplog.records, "somebody pressed Ctrl-C: that is no defect"
+
+
+async def test_a_client_that_has_left_when_the_answer_comes_is_no_defect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path) as mount:
+        left = trio.Event()
+
+        async def late(progress: Callable[[Progress], None]) -> None:
+            mount.flushing.set()
+            await left.wait()
+
+        mount.flush = late  # type: ignore[method-assign]
+        client = await trio.open_unix_socket(str(tmp_path / control.SOCKET_NAME))
+        await client.send_all(b'{"do": "flush"}\n')
+        await mount.flushing.wait()
+        await client.aclose()
+        left.set()
+        assert await ask(tmp_path, lambda client: client.status()) == STATUS
+    assert not caplog.records
 
 
 async def test_a_long_flush_without_news_is_not_taken_for_a_hung_one(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from syncer.cli.paths import untouched
+from syncer.cli.paths import refuse_empty, untouched
 from syncer.errors import UsageError
 from syncer.values import BUDGET_MIN_BYTES, MEGABYTE
 
@@ -240,6 +240,7 @@ def _wish(places: tuple[str, ...], config_file: Path | None, allow_other: bool) 
             raise UsageError(
                 f"{len(places)} arguments make no mount", hint="give DATA REMOTE MOUNTPOINT MB, or DATA MOUNTPOINT"
             )
+    refuse_empty(data, mountpoint)
     return Wish(
         data=Path(data).absolute(),
         remote=remote,

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import click
 
+from syncer.errors import UsageError
+
+EMPTY = "an empty name is no path"
+
 
 def untouched(text: str) -> Path:
     """The type of an argument that is a path: taken as it is written, whether or not anything is there.
@@ -13,5 +17,11 @@ def untouched(text: str) -> Path:
     Raises: click.BadParameter: for "", an unset variable, say, which would mean the working directory.
     """
     if not text:
-        raise click.BadParameter("an empty name is no path")
+        raise click.BadParameter(EMPTY)
     return Path(text)
+
+
+def refuse_empty(*paths: str | None) -> None:
+    """The same for arguments that are not only paths. Raises: UsageError."""
+    if "" in paths:
+        raise UsageError(EMPTY, hint="is it an unset variable? `.` is where you are, and `/` all of a DATA")

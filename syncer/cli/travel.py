@@ -18,11 +18,13 @@ def place(path: str | None, data: Path | None) -> tuple[Path, str]:
 
     With *data* it is from the root on already; without, it is where the shell would find it, and inside of a mount.
 
-    Raises: NotMounted, DataUnusable.
+    Raises: NotMounted, DataUnusable, UsageError.
     """
     from syncer import mounts
+    from syncer.cli.paths import refuse_empty
     from syncer.errors import NotMounted
 
+    refuse_empty(path)
     if data is not None:
         inside = os.path.normpath("/" + (path or "")).strip("/")
         return mounts.resolve(data), inside

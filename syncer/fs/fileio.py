@@ -144,18 +144,8 @@ class FileIO:
             await self.may_grow(number, offset + len(data))
         if self._meta.database.is_commit_due() or not self._store.budget.fits(len(data)):
             await self.room(len(data), rows=offset + len(data) <= SMALL_BYTES)
-        inode = self._meta.inodes.need(number)
-        size = inode.size
-        try:
-            self._write(inode, offset, data, time.time_ns())
-        except OSError:
-            inode = self._meta.inodes.need(number)
-            if inode.size <= max(size, offset):
-                raise
-            self._sealer.note(number)
-            return inode.size - offset
-        self._sealer.note(number)
-        return len(data)
+        self._sealer.note(number)  # one that fails may leave something dirty too
+        return self._write(self._meta.inodes.need(number), offset, data, time.time_ns())
 
     async def room(self, amount: int, *, rows: bool) -> None:
         """Return when *amount* bytes may be written, in meta.db where they are *rows*. Raises: OSError ENOSPC."""
@@ -194,27 +184,35 @@ class FileIO:
         """Do what the last write has left for after its answer."""
         self._tails.settle()
 
-    def _write(self, inode: Inode, offset: int, data: bytes | memoryview, now_ns: int) -> None:
+    def _write(self, inode: Inode, offset: int, data: bytes | memoryview, now_ns: int) -> int:
+        """How many bytes were taken. Raises: OSError: none."""
         self._tails.settle()
         end = offset + len(data)
         if end <= SMALL_BYTES and self._is_small(inode):
             self._meta.extents.write_content(inode.number, offset, bytes(data), now_ns)
-            return
+            return len(data)
         if inode.content is not None:
             self._spill(inode)
         if offset > inode.size:
             if inode.tail:
                 self._meta.extents.finish_tail(inode.number)
             self._overwrite(inode, offset, data, now_ns)
-            return
+            return len(data)
         inside = min(len(data), inode.size - offset)
         view = memoryview(data)
         if inside:
             if inode.tail and offset + inside > inode.tail_start:
                 self._meta.extents.finish_tail(inode.number)
             self._overwrite(inode, offset, view[:inside], now_ns)
-        if inside < len(view):
-            self._tails.append(inode, view[inside:], now_ns)
+        try:
+            if inside < len(view):
+                self._tails.append(inode, view[inside:], now_ns)
+        except OSError:
+            taken = max(inside, self._meta.inodes.need(inode.number).size - offset)
+            if not taken:
+                raise
+            return taken
+        return len(data)
 
     def _is_small(self, inode: Inode) -> bool:
         """Whether the file is, or can become again, one small content."""

@@ -20,6 +20,7 @@ from syncer.errors import DeadlinePassed, LocalDamage
 from syncer.meta import schema
 from syncer.meta.columns import column_findings
 from syncer.meta.findings import Finding
+from syncer.meta.journal import read_records
 from syncer.meta.overlays import REGION_BYTES
 from syncer.meta.rules import BLOCKS, CONTENT, NAMESPACE, NO_PLACE, Rule
 from syncer.meta.tablecheck import as_bytes, bounds_of, fill_files, overlay_findings, run_rule
@@ -303,6 +304,13 @@ class CheckReader:
 
 
 _TAKES_BYTES = ("cache-missing", "cache-size", "cache-damaged", "row-size", "row-damaged", "block-place")
+
+
+def check_journal(reader: CheckReader, data: Path) -> None:
+    """Of a DATA that was closed in good order. Raises: LocalDamage: the journal is not what follows the last commit."""
+    position = reader.state("journal_position")
+    for _ in read_records(data / "journal", position if isinstance(position, int) else 0):
+        break
 
 
 class _GaveWay(Exception):

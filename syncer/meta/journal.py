@@ -260,7 +260,10 @@ def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
     segments = sorted(folder.iterdir(), key=_start_of)
     if segments and _start_of(segments[0]) > position:
         first = _start_of(segments[0])
-        raise LocalDamage(f"journal: nothing covers position {position:#x}, the first segment starts at {first:#x}")
+        raise LocalDamage(
+            f"journal: nothing covers position {position:#x}, the first segment starts at {first:#x}",
+            hint=f"rebuild meta.db: `syncer recover {folder.parent} REMOTE`",
+        )
     for path, follower in itertools.zip_longest(segments, segments[1:]):
         start = _start_of(path)
         data = path.read_bytes()

@@ -4,6 +4,7 @@ Synchronous, and used on the event loop's thread only (see database.py for the t
 ATOMIC: a journaled method and the checks before it run without an await, so no other task sees half of it.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -108,11 +109,14 @@ class MetaStore:
 
 
 def _check_whole(data: Path) -> None:
-    """Raises: LocalDamage: meta.db is gone although files of it are there: a new one would know nothing of them."""
+    """Raises: LocalDamage: meta.db is gone or empty and files of it are there: a new one would know nothing of them."""
     if (data / "recovering" / "done").exists():
         raise LocalDamage(f"{data}: its recovery was interrupted", hint=f"let it finish: {recover_command(data)}")
-    if (data / "meta.db").exists():
-        return
+    what = "is gone"
+    with contextlib.suppress(FileNotFoundError):
+        if (data / "meta.db").stat().st_size:
+            return
+        what = "is empty"
     kept = [*(data / "journal").glob("*"), *(data / "dirty").glob("*"), *(data / "cache").glob("??/*")]
     if kept:
-        raise LocalDamage(f"{data / 'meta.db'} is gone", hint=f"rebuild it: {recover_command(data)}")
+        raise LocalDamage(f"{data / 'meta.db'} {what}", hint=f"rebuild it: {recover_command(data)}")

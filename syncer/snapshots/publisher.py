@@ -204,7 +204,7 @@ class Publisher:
         while True:
             await self.removed()
             await self._sealer.seal_everything()
-            if not self._meta.extents.has_cut_files():
+            if not self._meta.extents.has_cut_files() and not self._sealer.has_overlooked():
                 return
 
     async def _publish(self, wish: "_Wish", progress: Progress) -> frozenset[int]:

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, needs_root]
 ROUNDS = 100 if LONG else 2
 CHECK_EVERY = 5 if LONG else 2
 SEEN = ("journal", "fsync-files")
-"""What is noticed when it does not sync. Of the others test_durability.py sees the order of calls."""
+"""What is noticed when it does not sync. Of the others test_fsync.py and test_durability.py see the order of calls."""
 SEEN_WITHIN = 20
 DISK_BYTES = 300 << 20
 LOST = (

@@ -36,6 +36,19 @@ def test_damage_is_found_and_mended(world: CheckWorld, case: Case) -> None:
     assert not after.found, after.found
 
 
+def test_a_journal_that_does_not_reach_back_to_the_last_commit_is_found(world: CheckWorld) -> None:
+    """No mount takes such a DATA: what lies between the two is lost."""
+    segments = sorted((world.data / "journal").iterdir())
+    for path in segments[:-1]:
+        path.unlink()
+    segments[-1].rename(segments[-1].with_name(f"{int(segments[-1].name, 16) + (1 << 40):016x}"))
+    for repair in (False, True):
+        report = world.check(repair=repair)
+        assert [finding.code for finding in report.found] == ["database"]
+        assert "journal: nothing covers position" in report.found[0].text
+        assert report.left == report.found
+
+
 def test_each_rule_has_its_damage() -> None:
     known = {rule.code for rule in (*rules.NAMESPACE, *rules.CONTENT, *rules.BLOCKS, *rules.FILES)}
     assert known <= {code for case in LOCAL for code in case.codes}

@@ -160,10 +160,23 @@ def test_no_command_looks_into_a_mount_that_hangs(place: Path, words: list[str])
         assert outcome.stderr.startswith("syncer: ") or outcome.stdout, outcome
 
 
-def test_an_empty_path_is_refused(place: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", ""],
+        ["", "/blobs", "mnt", "100"],
+        ["data", ""],
+        ["restore", "latest", "", "--data", "data"],
+        ["restore", "latest", "photos", "--to", "", "--data", "data"],
+        ["diff", "latest", "", "--data", "data"],
+        ["diff", "latest", "now", "", "--data", "data"],
+        ["snapshots", "", "--remote", "/blobs"],
+    ],
+)
+def test_an_empty_path_is_refused(place: Path, words: list[str]) -> None:
     """Not taken for the working directory: it is what an unset variable of a script leaves."""
-    code, line = refused(place, "status", "")
-    assert (code, "empty" in line) == (USAGE, True), line
+    code, line = refused(place, *words)
+    assert (code, "empty name" in line) == (USAGE, True), line
 
 
 def test_a_dead_mount_is_cleared_away(place: Path) -> None:

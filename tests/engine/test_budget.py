@@ -12,7 +12,7 @@ from syncer.backends.memory import MemoryBackend
 from syncer.meta.importer import Importer
 from syncer.meta.store import MetaStore
 from syncer.values import CONTENT, BlockId, PackId
-from tests.support.opened import ME, create, flush, opened
+from tests.support.opened import ME, READER, create, flush, opened
 
 WRITE_BYTES = 131_072
 
@@ -114,6 +114,69 @@ async def test_a_disk_that_is_full_half_way_through_a_write_makes_it_a_short_one
         assert await engine.file_system.write(handle, taken, data[taken:]) == len(data) - taken
         for offset in range(0, len(data), 1_000_000):
             assert await engine.file_system.read(handle, offset, 1_000_000) == data[offset : offset + 1_000_000]
+
+
+@pytest.mark.parametrize("room", [0, 60_000])
+async def test_a_write_across_the_end_whose_second_half_finds_no_room_is_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Its first half has taken the place of what was there: an error would say that nothing has happened."""
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = create(engine, b"f")
+        before, data = os.urandom(200_000), os.urandom(200_000)
+        await engine.file_system.write(handle, 0, before)
+        await engine.sealer.seal_quiet(0.0)
+        pwrite, overwritten = os.pwrite, False
+
+        def filling(descriptor: int, part: bytes | memoryview, offset: int) -> int:
+            nonlocal overwritten, room
+            if not overwritten:
+                overwritten = True
+                return pwrite(descriptor, part, offset)
+            taken = min(room, len(part))
+            if not taken:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            room -= taken
+            return pwrite(descriptor, part[:taken], offset)
+
+        expected = 100_000 + room
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", filling)
+            assert await engine.file_system.write(handle, 100_000, data) == expected
+        assert engine.file_system.getattr(number).size == 100_000 + expected
+        assert await engine.file_system.read(handle, 0, 400_000) == before[:100_000] + data[:expected]
+
+
+async def test_what_a_write_that_failed_has_made_dirty_is_sealed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file becomes one content again before it is written to; nobody else would look at it ever again."""
+    remote = MemoryBackend()
+    async with opened(tmp_path / "data", remote, publishing=True) as engine:
+        number, handle = create(engine, b"f")
+        before = os.urandom(5000)
+        await engine.file_system.write(handle, 0, before)
+        await flush(engine)
+        assert engine.meta.database.journal is not None
+        append, left = engine.meta.database.journal.append, 1
+
+        def filling(payload: bytes) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            append(payload)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.meta.database.journal, "append", filling)
+            with pytest.raises(OSError, match="No space"):
+                await engine.file_system.write(handle, 100, b"new")
+        create(engine, b"other")
+        await flush(engine)
+        assert engine.file_system.state(engine.file_system.getattr(number)) == b"uploaded"
+    async with opened(tmp_path / "other", remote, wish=READER) as engine:
+        handle = engine.file_system.open(number, os.O_RDONLY)
+        assert await engine.file_system.read(handle, 0, 9000) == before
 
 
 async def test_bytes_of_a_write_that_failed_before_are_not_taken_for_this_ones(

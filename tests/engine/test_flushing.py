@@ -41,6 +41,33 @@ async def test_damage_is_reported_only_while_something_needs_it(tmp_path: Path) 
     assert [key for key in remote.objects if key.startswith("snapshots/")]
 
 
+@pytest.mark.parametrize("length", [5000, 90_000])
+@pytest.mark.parametrize("hole", [0, 200_000])
+async def test_what_the_sealer_does_not_know_of_is_in_the_snapshot_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, length: int, hole: int
+) -> None:
+    """The tables are asked, and not its notes alone: what is not sealed would be a hole on the remote."""
+    remote, data = MemoryBackend(), os.urandom(length)
+    async with opened(tmp_path / "data", remote, publishing=True) as engine:
+        number, handle = create(engine, b"f")
+        await engine.file_system.write(handle, hole, data)
+        engine.sealer.forget(number)
+        await flush(engine)
+        assert "nobody was about to seal" in caplog.text
+        caplog.clear()
+        await engine.file_system.write(handle, 0, b"more")
+        await flush(engine)
+        assert not caplog.records
+    async with opened(tmp_path / "other", remote, wish=READER) as engine:
+        handle = engine.file_system.open(number, os.O_RDONLY)
+        expected = bytearray(bytes(hole) + data)
+        expected[:4] = b"more"
+        assert (
+            b"".join([await engine.file_system.read(handle, at, 100_000) for at in range(0, 300_000, 100_000)])
+            == expected
+        )
+
+
 async def test_a_slow_line_is_given_the_time_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "GIVE_UP_S", 0.5)
     line = SlowLine()

@@ -9,7 +9,7 @@ from syncer.fs.restorer import NEWER, Restorer
 from syncer.fs.restoring import Report
 from syncer.snapshots.history import Snapshot
 from syncer.values import ROOT_INODE
-from tests.fs.test_restoring import assert_same, remove, restore, snapshot
+from tests.fs.restoration import assert_same, remove, restore, snapshot
 from tests.snapshots.rig import Peer, Remote, opened
 from tests.support.core_check import check_tables
 

@@ -250,10 +250,31 @@ def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None
     with pytest.raises(LocalDamage, match="is gone") as caught:
         MetaStore(tmp_path / "data")
     assert "`syncer recover " in caught.value.hint
+    assert not (tmp_path / "data" / "meta.db").exists()
     (tmp_path / "data" / "meta.db").write_bytes(os.urandom(8192))
     with pytest.raises(LocalDamage, match="not a database") as caught:
         MetaStore(tmp_path / "data")
     assert "`syncer recover " in caught.value.hint
+
+
+async def test_an_empty_database_is_a_lost_one(tmp_path: Path) -> None:
+    """What a disk's repair may leave. With tables made in it, it would tell a recovery that all files are deleted."""
+    remote, data = Remote(), tmp_path / "data"
+    async with opened(data, remote) as peer:
+        await peer.file(b"a", b"a" * 5000)
+        await peer.publish()
+        await peer.file(b"b", b"b" * 5000)
+        expected = await peer.picture_as_read()
+        copy = crashed(peer, data, tmp_path / "copy")
+    for name in ("meta.db-wal", "meta.db-shm"):
+        (copy / name).unlink()
+    (copy / "meta.db").write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(LocalDamage, match="is empty") as caught:
+            MetaStore(copy)
+        assert "`syncer recover " in caught.value.hint
+    await rebuilt(copy, remote)
+    same(await seen(copy, remote), expected)
 
 
 async def test_an_old_segment_that_a_power_cut_brings_back_is_not_replayed(
