@@ -131,8 +131,7 @@ class Fetcher:
         """Awaited when a pack does not give these blocks: whether another place is known now for any of them. Raises:
         SyncerError."""
         self.sends_again = True
-        """Whether what is here of a bad pack is sent anew; else nothing that is known of packs changes with it, and what is
-        cached can go as before."""
+        """Whether what is here of a bad pack is sent anew; else what is known of packs stays, and the cached may go."""
         self.fetched_bytes = 0
         self.remote_ok: bool | None = None
         self._active = 0
