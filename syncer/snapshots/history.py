@@ -332,7 +332,7 @@ class History:
     def _here(self, tree: TreeId) -> bytes | None:
         """The node, None when it is not cached here."""
         block = self._meta.blocks.find(BlockId(tree))
-        return None if block is None or not block.cached else self._store.read(_whole(block), 0, block.size)
+        return None if block is None or not block.cached else self._store.read_block(block)
 
     async def ask(self, question: Callable[[Load], T]) -> T:
         """What *question* answers, which is given a `load` and does nothing else that counts.
