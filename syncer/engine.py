@@ -164,6 +164,8 @@ class Engine:
         self.sealer.on_sealed = self.uploader.wake
         self.store.fetcher.on_damage = self.uploader.wake
         self.store.fetcher.sends_again = not self.read_only
+        if self.read_only:  # then others prune, and one look tells where all is that they have moved
+            self.store.fetcher.on_missing = lambda: self.history.learn_indexes(0)
         self.store.fetcher.elsewhere = Elsewhere(self.meta, self.backend).find
         self.uploader.on_stored = self.store.budget.changed
         self.sealer.pace = self.eraser.pace = self.pruner.pace = self.pace

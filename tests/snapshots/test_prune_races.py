@@ -271,6 +271,8 @@ async def test_who_only_reads_finds_what_was_moved(tmp_path: Path) -> None:
             assert plan.rewritten_packs and before - remote.objects.keys()
             handle = reader.file_system.open(numbers[0], 0)
             assert await reader.file_system.read(handle, 0, 90_000) == random.Random(0).randbytes(90_000)
+            moved = reader.meta.blocks.get(reader.meta.extents.find(numbers[0], 0, 90_000)[0].source).location
+            assert moved is not None and pack_key(moved.pack) in remote.objects
             gone = reader.file_system.open(numbers[1], 0)
             with pytest.raises(ObjectMissing):
                 await reader.file_system.read(gone, 0, 90_000)
