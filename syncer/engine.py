@@ -33,6 +33,7 @@ from syncer.fs.readahead import Limits
 from syncer.fs.restoring import Restoring
 from syncer.meta.store import MetaStore
 from syncer.snapshots import retention
+from syncer.snapshots.elsewhere import Elsewhere
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.housekeeping import Housekeeper
 from syncer.snapshots.prune import Pruner
@@ -162,6 +163,10 @@ class Engine:
         self.durability.on_durable = self.store.delete_retired
         self.sealer.on_sealed = self.uploader.wake
         self.store.fetcher.on_damage = self.uploader.wake
+        self.store.fetcher.sends_again = not self.read_only
+        if self.read_only:  # then others prune, and one look tells where all is that they have moved
+            self.store.fetcher.on_missing = lambda: self.history.learn_indexes(0)
+        self.store.fetcher.elsewhere = Elsewhere(self.meta, self.backend).find
         self.uploader.on_stored = self.store.budget.changed
         self.sealer.pace = self.eraser.pace = self.pruner.pace = self.pace
         self.pruner.dead_percent = self.settings.prune_dead_percent

@@ -50,8 +50,6 @@ class Follower:
         self._away = False
         self._looked_for_left = False
         engine.history.remember_indexes()
-        engine.store.fetcher.on_missing = lambda: engine.history.learn_indexes(0)
-        engine.store.fetcher.sends_again = False
         engine.follower = self
 
     # --- what others ask -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from syncer.blocks.pack import pack_key
 from syncer.errors import BudgetExhausted, DeadlinePassed, LocalDamage, ObjectCorrupt, ObjectMissing, SyncerError
 from syncer.meta.blocktable import Block, file_bytes
 from syncer.meta.store import MetaStore
-from syncer.values import SMALL_BYTES, PackId
+from syncer.values import SMALL_BYTES, BlockId, PackId
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,10 @@ _Plain = tuple[Block, bytes | memoryview]
 """A block with its plain bytes, verified."""
 
 
+async def _nowhere(pack: PackId, blocks: Sequence[BlockId]) -> bool:
+    return False
+
+
 def _open_all(item: Range, data: memoryview) -> list[_Plain]:
     """The plain bytes of each sound block. Safe in a thread."""
     result: list[_Plain] = []
@@ -123,8 +127,11 @@ class Fetcher:
         """Called when something on the remote was found bad, so that blocks may wait for upload again."""
         self.on_missing: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Awaited when the remote lacks something: it may find out that it was moved. Raises: SyncerError."""
+        self.elsewhere: Callable[[PackId, Sequence[BlockId]], Awaitable[bool]] = _nowhere
+        """Awaited when a pack does not give these blocks: whether another place is known now for any of them. Raises:
+        SyncerError."""
         self.sends_again = True
-        """Whether what is here of a bad pack is sent anew; else nothing that is known of packs changes with it."""
+        """Whether what is here of a bad pack is sent anew; else what is known of packs stays, and the cached may go."""
         self.fetched_bytes = 0
         self.remote_ok: bool | None = None
         self._active = 0
@@ -211,14 +218,13 @@ class Fetcher:
                 self._rate = 0.0
                 self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
         except (ObjectCorrupt, ObjectMissing) as error:
-            if isinstance(error, ObjectMissing):
-                await self._look_again()
-            if self._any_moved(item) or (len(item.blocks) > 1 and isinstance(error, ObjectCorrupt)):
+            is_neighbours = len(item.blocks) > 1 and isinstance(error, ObjectCorrupt)
+            if is_neighbours or await self._find_again(item, error):
                 self._one_by_one(item, error, deadline_s)
             else:
                 first, more = item.blocks[0].id.hex(), len(item.blocks) - 1
                 log.error("block %s and %d more cannot be read from the remote: %s", first, more, error)
-                self._distrust(item)
+                self._distrust(item.pack, item.blocks)
                 self._fail(item.blocks, error)
         except BudgetExhausted:
             self._fail(item.blocks, LocalDamage("the budget is full of data that is not on the remote yet"))
@@ -234,18 +240,28 @@ class Fetcher:
             self._fail(item.blocks, DeadlinePassed("the fetch was cancelled"))
             raise
 
-    async def _look_again(self) -> None:
+    async def _find_again(self, item: Range, error: SyncerError) -> bool:
+        """Whether any of these blocks is to be read from another place than the one that has just failed."""
         try:
-            await self.on_missing()
-        except (SyncerError, OSError) as error:
-            log.info("whether blocks were moved cannot be told: %s", error)
+            if isinstance(error, ObjectMissing):
+                await self.on_missing()
+            if self._any_moved(item):
+                return True
+            if await self.elsewhere(item.pack, [block.id for block in item.blocks]):
+                log.error("blocks are read from another pack: %s", error)
+                self._distrust(item.pack, ())
+        except (SyncerError, OSError) as trouble:
+            log.info("whether blocks are elsewhere cannot be told: %s", trouble)
+        return self._any_moved(item)
 
-    def _distrust(self, item: Range) -> None:
-        """Have what is here of a damaged pack sent anew, and remember what is not."""
-        if not self.sends_again:
-            return
+    def _distrust(self, pack: PackId, lost: Iterable[Block]) -> None:
+        """Have what is here of a damaged pack sent anew, and remember what is *lost*."""
         try:
-            self._meta.damage.distrusted(item.pack, [block.id for block in item.blocks])
+            if self.sends_again:
+                self._meta.damage.distrusted(pack, [block.id for block in lost])
+            else:
+                for block in lost:
+                    self._meta.damage.lost(block.number)
         except (SyncerError, OSError) as error:
             log.error("that a block is damaged cannot be noted: %s", error)
         self.on_damage()

@@ -23,6 +23,7 @@ from syncer.blocks.losses import mend_losses
 from syncer.blocks.packwriter import PackWriter
 from syncer.blocks.renewal import Renewal
 from syncer.blocks.retired import Retired
+from syncer.meta.blocktable import Block
 from syncer.meta.extents import Extent, Piece
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, BlockId, PackId
@@ -209,6 +210,11 @@ class BlockStore:
         if plain is not None:
             return bytes(plain[extent.source_offset + offset : extent.source_offset + offset + length])
         return self.cache.read(self.meta.blocks.get(extent.source), extent.source_offset + offset, length)
+
+    def read_block(self, block: Block) -> bytes | None:
+        """All of a block that was looked up just now; None when it must be fetched first. Raises: as `read`."""
+        data = self.cache.read_open(block.number, 0, block.size)
+        return self.cache.read(block, 0, block.size) if data is None else data
 
     def has(self, extent: Extent) -> bool:
         """Whether the bytes of the extent, which names a block, are here; False too when the block is gone."""

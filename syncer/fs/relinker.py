@@ -73,14 +73,17 @@ class Relinker:
         """Give a file few extents, whose blocks are known. ATOMIC."""
         self._fs.io.relink(number, 0, max(size, self._meta.inodes.need(number).size), parts, size)
 
-    async def relink_long(self, number: int, wanted: Entry, breathe: Callable[[int], Awaitable[None]]) -> None:
+    async def relink_long(self, number: int, wanted: Entry, breathe: Callable[[int], Awaitable[None]]) -> bool:
         """Link a long file piece by piece; pieces that are as they were stay. Who reads meanwhile sees some of each.
+
+        Returns whether any were others.
 
         *breathe* is awaited before each with the bytes that it takes in meta.db. Ends early when the file is deleted.
 
         Raises: as `need_blocks`.
         """
         assert wanted.tree is not None
+        is_changed = self._meta.inodes.need(number).size != wanted.size
         position = 0
         async for parts in self._chunks(TreeId(wanted.tree)):
             end = parts[-1][0] + parts[-1][1]
@@ -88,14 +91,16 @@ class Relinker:
             await self._fs.may_grow(number, end)
             inode = self._meta.inodes.get(number)
             if inode is None:
-                return
+                return is_changed
             self.check_blocks(parts)
             if self._linked(number, position, end) != parts:
                 self._fs.io.relink(number, position, end, parts, max(inode.size, end))
+                is_changed = True
             position = end
         inode = self._meta.inodes.get(number)
         if inode is not None:
             self._fs.io.relink(number, position, max(position, inode.size), [], wanted.size)
+        return is_changed
 
     def is_linked(self, number: int, parts: Sequence[Part], size: int) -> bool:
         """Whether the file has this content already."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from stat import S_IFMT, S_ISDIR, S_ISREG
+from stat import S_IFMT, S_ISDIR, S_ISLNK, S_ISREG
 
 import trio
 
@@ -336,16 +336,20 @@ class Restorer:
         # ATOMIC: the name is there with its content, unless that is long.
         self._content.check_blocks(parts or ())
         shared = self._check_not_newer(self._meta.names.lookup(parent, name), shared)
-        number = self._inode_at(parent, name, wanted, shared)
+        number, is_made = self._inode_at(parent, name, wanted, shared)
         if self._restored.get(number) == wanted.inode:
+            self.outcome.changed += not is_made
             return  # with another name; what it holds by now others have written
+        is_changed = False
         if parts is not None and not self._content.is_linked(number, parts, wanted.size):
             self._check_resizable(number)
             self._content.relink(number, parts, wanted.size)
+            is_changed = True
         elif parts is None and is_regular:
             self._check_resizable(number)
-            await self._content.relink_long(number, wanted, self._breathe)
-        self._dress(number, wanted)
+            is_changed = await self._content.relink_long(number, wanted, self._breathe)
+        is_changed = self._dress(number, wanted) or is_changed
+        self.outcome.changed += is_changed and not is_made
         if wanted.nlink > 1:
             self._restored[number] = wanted.inode
         if is_regular and self._content.is_damaged(number):
@@ -393,8 +397,9 @@ class Restorer:
                     return wanted.inode
         return None
 
-    def _inode_at(self, parent: int, name: bytes, wanted: Entry, shared: int | None) -> int:
-        """The inode that *name* has now and may be changed into *wanted*; the name is made where it must be.
+    def _inode_at(self, parent: int, name: bytes, wanted: Entry, shared: int | None) -> tuple[int, bool]:
+        """The inode that *name* has now and may be changed into *wanted*, and whether the name was made: where it must
+        be, it is.
 
         Raises: _InTheWay.
         """
@@ -404,10 +409,10 @@ class Restorer:
             same = found.number == own
             # One that only this name has keeps its identity where that of the past is taken.
             taken = shared is None and (self._elsewhere or not self._is_free(wanted.inode))
-            alike = S_IFMT(found.mode) == S_IFMT(wanted.mode) and S_ISREG(found.mode) and found.nlink == 1
-            if same or (taken and alike):
-                self._changed(found.number, wanted)
-                return found.number
+            if same or (taken and found.nlink == 1 and self._may_become(found, wanted)):
+                self._inodes.add(found.number)
+                self._remember(found.number, wanted)
+                return found.number, False
             if found.is_directory:
                 raise _InTheWay  # made meanwhile
             self._unlink(parent, name, found.number)
@@ -425,12 +430,14 @@ class Restorer:
         self._remember(number, wanted)
         self._note(parent, name, number)
         self.outcome.made += 1
-        return number
+        return number, True
 
-    def _changed(self, number: int, wanted: Entry) -> None:
-        self._inodes.add(number)
-        self._remember(number, wanted)
-        self.outcome.changed += 1
+    def _may_become(self, found: Inode, wanted: Entry) -> bool:
+        """Whether all in which an inode differs from *wanted* can be changed: not what a symlink or a device says."""
+        if S_IFMT(found.mode) != S_IFMT(wanted.mode):
+            return False
+        target = self._fs.names.readlink(found.number) if S_ISLNK(found.mode) else None
+        return (target, found.rdev) == (wanted.target, wanted.rdev)
 
     def _remember(self, number: int, wanted: Entry) -> None:
         """What stands for *wanted* now, if it may be met again under another name."""
@@ -455,11 +462,11 @@ class Restorer:
         if self._meta.names.lookup(parent, name) is not None:
             raise _InTheWay  # something in it is newer, and was named
 
-    def _dress(self, number: int, wanted: Entry) -> None:
-        """Give an inode the attributes it had. ATOMIC."""
+    def _dress(self, number: int, wanted: Entry) -> bool:
+        """Give an inode the attributes it had; whether they were others. ATOMIC."""
         inode = self._meta.inodes.get(number)
         if inode is None:
-            return
+            return False
         now = time.time_ns()
         held, had = self._meta.inodes.xattrs(inode), dict(wanted.xattrs)
         for name in [name for name in held if name not in had]:
@@ -468,11 +475,13 @@ class Restorer:
             if held.get(name) != value:
                 self._meta.inodes.set_xattr(number, name, value, now)
         own = (inode.mode, inode.uid, inode.gid, inode.mtime_ns)
-        if own != (wanted.mode, wanted.uid, wanted.gid, wanted.mtime_ns):
+        is_other = own != (wanted.mode, wanted.uid, wanted.gid, wanted.mtime_ns)
+        if is_other:
             self._meta.inodes.set_attributes(
                 number, wanted.mode & 0o7777, wanted.uid, wanted.gid, None, wanted.mtime_ns, now
             )
         self._inodes.add(number)
+        return is_other or held != had
 
     # --- removing ------------------------------------------------------------------------------------------------
 

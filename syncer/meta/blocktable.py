@@ -250,6 +250,13 @@ class BlockTable(Table):
     def knows_pack(self, pack_id: PackId) -> bool:
         return self.execute("SELECT 1 FROM packs WHERE id = ?", (pack_id,)).fetchone() is not None
 
+    def ids_in(self, pack_id: PackId) -> set[bytes]:
+        """The blocks that are read from the pack."""
+        rows = self.execute(
+            "SELECT b.id FROM packs p JOIN blocks b ON b.pack = p.number WHERE p.id = ?", (pack_id,)
+        ).fetchall()
+        return {row[0] for row in rows}
+
     def has_unindexed_packs(self) -> bool:
         """Whether there are packs that no index object lists."""
         return self.execute("SELECT 1 FROM packs WHERE indexed IS NULL LIMIT 1").fetchone() is not None
@@ -374,6 +381,22 @@ class BlockTable(Table):
             if row is not None and row[1] is None:
                 self._account(plain_bytes, row[0], False, -1)
                 self._account(plain_bytes, row[0], True, 1)
+
+    @journaled(91)
+    def found_again(
+        self, pack_id: PackId, size: int, kind: int, seq: int, entry: tuple[BlockId, int, int], instead_of: PackId
+    ) -> None:
+        """The block (block id, offset, sealed bytes) is read from a pack that index object *seq* lists, and no longer
+        from another. Nothing, if it is not read from that one."""
+        self.execute(
+            "INSERT OR IGNORE INTO packs(id, size, kind, indexed) VALUES (?, ?, ?, ?)", (pack_id, size, kind, seq)
+        )
+        block_id, offset, sealed_bytes = entry
+        self.execute(
+            "UPDATE blocks SET pack = (SELECT number FROM packs WHERE id = ?), pack_offset = ?, sealed_bytes = ?"
+            " WHERE id = ? AND pack = (SELECT number FROM packs WHERE id = ?)",
+            (pack_id, offset, sealed_bytes, block_id, instead_of),
+        )
 
     @journaled(32)
     def fetched(self, block_id: BlockId) -> None:

@@ -39,7 +39,7 @@ class DamageTable(Table):
 
     @journaled(71)
     def lost(self, number: int) -> None:
-        """The only copy of the block, here, is bad. It stays where it is."""
+        """The only copy of the block that can be had is bad. It stays where it is."""
         self._blocks.any_damaged = True
         self.execute("INSERT OR IGNORE INTO damaged SELECT number FROM blocks WHERE number = ?", (number,))
 

@@ -19,6 +19,7 @@ from syncer.blocks.pack import pack_key
 from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.meta.importer import ImportedInode, Importer
 from syncer.meta.store import MetaStore
+from syncer.snapshots.elsewhere import Elsewhere
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.planter import LARGE_ENTRIES
@@ -162,6 +163,7 @@ class _Walker:
         self._backend = backend
         self._importer = importer
         self._packs: OrderedDict[PackId, bytes] = OrderedDict()
+        self._elsewhere = Elsewhere(meta, backend)
 
     def walk(self, root: TreeId) -> None:
         entry = load_root(root, self._load)
@@ -213,6 +215,15 @@ class _Walker:
             raise ObjectCorrupt(
                 f"tree node {tree.hex()} is in no index", hint="some index objects are missing from the remote"
             )
+        try:
+            return self._open(tree, location)
+        except (ObjectCorrupt, ObjectMissing):
+            if not trio.from_thread.run(self._elsewhere.find, location.pack, [BlockId(tree)]):
+                raise
+        return self._load(tree)
+
+    def _open(self, tree: TreeId, location: Location) -> bytes:
+        """Raises: BackendError, ObjectCorrupt among them."""
         pack = self._packs.get(location.pack)
         if pack is None:
             pack = trio.from_thread.run(read_bounded, self._backend, pack_key(location.pack), TREE_PACK_MAX_BYTES)

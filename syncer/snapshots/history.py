@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from stat import S_ISDIR
 from typing import TypeVar
@@ -332,7 +332,7 @@ class History:
     def _here(self, tree: TreeId) -> bytes | None:
         """The node, None when it is not cached here."""
         block = self._meta.blocks.find(BlockId(tree))
-        return None if block is None or not block.cached else self._store.read(_whole(block), 0, block.size)
+        return None if block is None or not block.cached else self._store.read_block(block)
 
     async def ask(self, question: Callable[[Load], T]) -> T:
         """What *question* answers, which is given a `load` and does nothing else that counts.
@@ -363,6 +363,10 @@ class History:
                 except _NotHere as missing:
                     arrived[missing.tree] = self._decoded.keep(missing.tree, await self.node(missing.tree))
         raise DeadlinePassed(f"the remote did not deliver within {self._deadline_s:.0f} s")
+
+    async def for_each(self, items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
+        """Await *call* for each, as many at once as the remote likes. Raises: what the first that failed raised."""
+        await for_each(self._backend, items, call)
 
     async def root(self, snapshot: Snapshot) -> Entry:
         """The root directory's own entry. Raises: SyncerError."""

@@ -4,6 +4,7 @@ Pure, and for the worker thread that holds a moment of the live tree. A director
 in it, so a plan grows with what differs in the directories that are there.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from stat import S_ISDIR
@@ -50,7 +51,7 @@ def find_path(root: Entry, path: bytes, load: Load, ready: Callable[[Entry], Non
 
 
 def is_as_wanted(now: Entry, wanted: Entry) -> bool:
-    """Whether nothing of a name must be restored: neither its number nor what follows from changes elsewhere counts."""
+    """Whether a name looks as it should: neither its number nor what follows from changes elsewhere counts."""
     if not is_dressed(now, wanted) or (now.mtime_ns, now.target, now.rdev) != (
         *(wanted.mtime_ns, wanted.target, wanted.rdev),
     ):
@@ -63,6 +64,29 @@ def is_dressed(now: Entry, wanted: Entry) -> bool:
     return (now.mode, now.uid, now.gid, now.xattrs) == (wanted.mode, wanted.uid, wanted.gid, wanted.xattrs)
 
 
+class _Links:
+    """Names that look as they should, but are of another inode than they were, and these have several names.
+
+    They are as they were if just the names of the one inode are now those of the other.
+    """
+
+    def __init__(self) -> None:
+        self._found: Counter[tuple[int, int, int, int]] = Counter()
+        self._wrong: set[tuple[int, int]] = set()
+
+    def is_other(self, now: Entry, wanted: Entry) -> bool:
+        """Note the name; whether it is known to be one of other files than it was."""
+        if S_ISDIR(now.mode) or now.inode == wanted.inode or now.nlink == wanted.nlink == 1:
+            return False
+        self._found[now.inode, wanted.inode, now.nlink, wanted.nlink] += 1
+        return (now.inode, wanted.inode) in self._wrong
+
+    def add_up(self) -> bool:
+        """After all names were noted: whether any is of other files than it was, and is known to be from now on."""
+        self._wrong = {key[:2] for key, count in self._found.items() if not count == key[2] == key[3]}
+        return bool(self._wrong)
+
+
 def make_plan(
     top: Step, load: Load, ready: Callable[[Entry], None] = lambda directory: None, *, delete: bool = False
 ) -> Plan:
@@ -71,6 +95,12 @@ def make_plan(
     *ready* is called with each directory of the live tree before it is looked into. With *delete*, what the past does
     not know is to go.
     """
+    links = _Links()
+    plan = _walk(top, load, ready, links, delete=delete)
+    return _walk(top, load, ready, links, delete=delete) if links.add_up() else plan
+
+
+def _walk(top: Step, load: Load, ready: Callable[[Entry], None], links: _Links, *, delete: bool) -> Plan:
     plan = Plan()
     waiting: list[tuple[Step, Iterator[Step] | None, tuple[int, int]]] = [(top, None, (0, 0))]
     while waiting:
@@ -84,7 +114,7 @@ def make_plan(
                 ready(step.now)
                 inside = _inside(step, step.now, step.wanted, load)
                 waiting.append((step, inside, (len(plan.steps), plan.left)))
-            elif step.now is None or not is_as_wanted(step.now, step.wanted):
+            elif step.now is None or not is_as_wanted(step.now, step.wanted) or links.is_other(step.now, step.wanted):
                 plan.steps.append(step)
         elif (following := next(inside, None)) is not None:
             waiting += [(step, inside, begun), (following, None, (0, 0))]

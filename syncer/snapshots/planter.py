@@ -38,7 +38,8 @@ class Planted:
     extents: dict[int, TreeId | None]
     """The extent trees of files whose extents changed; None where the extents are few."""
     nodes: dict[TreeId, bytes]
-    """Nodes of large directories, and branches of extent trees: worth keeping here for the next publication."""
+    """Nodes of large directories, and branches of extent trees: worth keeping here for the next publication. And the
+    root, for who lists snapshots with their attributes."""
 
 
 class GaveWay(Exception):
@@ -73,7 +74,7 @@ class Planter:
         for directory in _children_first(parents):
             self._trees[directory] = self._directory(directory)
         root = self._entry(self.reader.root(), self._trees[ROOT_INODE].id)
-        root_id = build_root(root, self._emit)
+        root_id = build_root(root, self._emit_kept)
         if len(self._builder):
             self._store_pack()
         files, directories, logical_bytes, unique_bytes = self.reader.totals()

@@ -5,7 +5,7 @@ its name goes on. Trees that are equal are not looked into, so a snapshot costs 
 differ from those of the snapshot before.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from stat import S_ISDIR
 
@@ -14,6 +14,10 @@ import trio
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.nodes import Entry
 from syncer.values import TreeId
+
+STRETCH = 32
+"""So many snapshots are gone through one after the other, because of what they share; such stretches at the same time,
+because each snapshot may cost a round trip to the remote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +61,23 @@ def _state(entry: Entry | None) -> object:
     return *attributes, entry.xattrs, entry.extents, entry.tree
 
 
-async def versions(history: History, path: bytes, snapshots: Iterable[Snapshot]) -> list[Version]:
+async def versions(history: History, path: bytes, snapshots: Sequence[Snapshot]) -> list[Version]:
     """The versions of what is at *path*, over *snapshots* in the order of history. Raises: SyncerError."""
-    trail, found = Trail(history, path), list[Version]()
+    entries: list[Entry | None] = [None] * len(snapshots)
+
+    async def follow(begin: int) -> None:
+        trail = Trail(history, path)
+        for place, snapshot in enumerate(snapshots[begin : begin + STRETCH], begin):
+            entries[place] = await trail.follow(snapshot)
+            await trio.lowlevel.checkpoint()
+
+    await history.for_each(range(0, len(snapshots), STRETCH), follow)
+    found = list[Version]()
     before: object = None
-    for snapshot in snapshots:
-        entry = await trail.follow(snapshot)
+    for snapshot, entry in zip(snapshots, entries, strict=True):
         if _state(entry) != before:
             found.append(Version(snapshot, entry))
             before = _state(entry)
-        await trio.lowlevel.checkpoint()
     return found
 
 

@@ -18,6 +18,7 @@ from tests.support.collection import Manifest, build, copy, differences, manifes
 from tests.support.long_form import LONG, long
 from tests.support.mount import Mount, forget_pages
 from tests.support.mounted import wait_until
+from tests.support.processor import processor_s
 
 pytestmark = pytest.mark.slow
 
@@ -255,9 +256,3 @@ def test_a_whole_snapshot_is_listed_like_the_live_tree(place: Path, remote_of: M
 
 def memory_bytes(pid: int) -> int:
     return psutil.Process(pid).memory_info().rss
-
-
-def processor_s(pid: int) -> float:
-    """What the process has had of the processors: no other process counts."""
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system

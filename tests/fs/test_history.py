@@ -13,9 +13,11 @@ import msgspec
 import pytest
 import trio
 
+from syncer.backends.memory import MemoryBackend
 from syncer.errors import DeadlinePassed
 from syncer.fs.history import LATEST, PAST, Hint, HistoryTree, Seen
 from syncer.meta.snapshottable import KnownSnapshot
+from syncer.snapshots import versions
 from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.records import SnapshotRecord, decode, encode, snapshot_key
 from syncer.snapshots.repository import Membership
@@ -168,6 +170,52 @@ async def test_a_directory_shows_the_snapshots_in_which_it_changed(tmp_path: Pat
         for name, expected in zip(everything, ({b"one"}, {b"one"}, {b"one", b"two"}), strict=True):
             assert set(await kernel.list(await kernel.need(entrance, name))) == expected, "unlisted, but there"
         kernel.forget_all()
+
+
+async def test_snapshots_from_here_are_looked_at_without_the_remote(tmp_path: Path) -> None:
+    remote = GatedBackend()
+    async with engine_of(tmp_path / "data", remote) as engine:
+        peer = Peer(engine, Membership(None))
+        await make_album(peer)
+        remote.gate, remote.asked = trio.Event(), trio.Event()
+        kernel = Kernel(engine.past)
+        entrance = kernel.entrance()
+        for name in await kernel.list(entrance):
+            await kernel.need(entrance, name)
+        assert not remote.asked.is_set()
+        kernel.forget_all()
+
+
+async def test_several_snapshots_are_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may cost a round trip."""
+    monkeypatch.setattr(versions, "STRETCH", 4)
+    remote = Crowded()
+    async with opened(tmp_path / "data", remote) as peer:
+        directory, count = peer.directory(b"d"), 16
+        for number in range(count):
+            await peer.file(b"%d" % number, b"", directory)
+            await peer.publish()
+        evict_all(peer.engine)
+        remote.most = 0
+        kernel = Kernel(peer.engine.past)
+        assert len(await kernel.list(kernel.entrance(directory))) == count + 1
+        assert remote.most == 4
+        kernel.forget_all()
+
+
+class Crowded(MemoryBackend):
+    """Knows how many have waited for it at once."""
+
+    active = most = 0
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        self.active += 1
+        self.most = max(self.most, self.active)
+        try:
+            await trio.lowlevel.checkpoint()
+            return await super().get(key, offset, length)
+        finally:
+            self.active -= 1
 
 
 async def test_a_path_is_followed_and_not_a_file(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Bringing back what was moved, replaced, or had several names."""
 
+import stat
 from pathlib import Path
 
 import pytest
 
 from syncer.values import ROOT_INODE
 from tests.fs.restoration import album, assert_same, remove, restore, snapshot
-from tests.snapshots.rig import Remote, opened
+from tests.snapshots.rig import ME, Remote, opened
 
 
 async def test_hard_links_are_found_again(tmp_path: Path) -> None:
@@ -21,6 +22,36 @@ async def test_hard_links_are_found_again(tmp_path: Path) -> None:
         remove(peer, b"/photos/other")
         await restore(peer, shot, b"photos")
         assert_same(peer.picture(), before)
+
+
+@pytest.mark.parametrize("other_directory", [False, True])
+async def test_a_copy_that_looks_alike_is_a_name_of_the_same_file_again(tmp_path: Path, other_directory: bool) -> None:
+    """Also where the other name is in a directory that is gone, and not compared name by name."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        parent = peer.directory(b"d") if other_directory else ROOT_INODE
+        number = peer.file_system.create(ROOT_INODE, b"one", stat.S_IFLNK | 0o777, ME, target=b"there").number
+        peer.file_system.link(number, parent, b"two")
+        shot = await snapshot(peer)
+        before = peer.picture()
+        remove(peer, b"/one")
+        remove(peer, b"/d" if other_directory else b"/two")
+        copy = peer.file_system.create(ROOT_INODE, b"one", stat.S_IFLNK | 0o777, ME, target=b"there").number
+        peer.file_system.setattr(copy, mtime_ns=before[b"/one"].attributes[6])
+        await restore(peer, shot)
+        assert_same(peer.picture(), before)
+
+
+async def test_files_that_were_made_one_are_two_again(tmp_path: Path) -> None:
+    """As by a program that looks for equal files and links them."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        for name in (b"one", b"two"):
+            peer.file_system.setattr(await peer.file(name, b"the same"), mtime_ns=10**18)
+        shot = await snapshot(peer)
+        before = peer.picture()
+        remove(peer, b"/two")
+        peer.file_system.link(before[b"/one"].attributes[0], ROOT_INODE, b"two")
+        await restore(peer, shot)
+        assert_same(await peer.picture_as_read(), before)
 
 
 async def test_what_was_renamed_is_left_and_gets_a_copy_or_goes_back(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class Moments:
 
     def come(self, what: str) -> None:
         if self.wanted(self.count):
-            copy = self.data.with_name(f"moment{self.count}")
+            copy = self.data.with_name(f"{self.data.name}-moment{self.count}")
             shutil.copytree(self.data, copy)
             self.kept.append(Moment(what, copy, dict(self.remote.objects)))
         self.count += 1

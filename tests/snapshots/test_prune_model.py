@@ -70,6 +70,8 @@ async def _end(world: World, rng: random.Random, data: Path, following: Path) ->
             remote.objects = dict(moments.kept[0].objects)
         case 1:
             shutil.copytree(data, following)
+    for moment in moments.kept:
+        shutil.rmtree(moment.data, ignore_errors=True)
     return remote
 
 

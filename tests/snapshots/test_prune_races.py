@@ -10,7 +10,7 @@ import trio
 from syncer.backends.base import ObjectInfo
 from syncer.backends.faulty import Fault, FaultyBackend
 from syncer.blocks.pack import pack_key
-from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable
+from syncer.errors import ObjectCorrupt, ObjectMissing, RemoteRefused, RemoteUnreachable
 from syncer.snapshots.history import Snapshot
 from syncer.snapshots.inventory import take_inventory
 from syncer.snapshots.prune import _Run
@@ -253,3 +253,26 @@ async def test_a_remote_that_is_empty_for_a_moment_makes_no_snapshot_unneeded(tm
         await peer.engine.pruner.prune(parse("none"), tell)
         assert unplugged
         await world.check()
+
+
+async def test_who_only_reads_finds_what_was_moved(tmp_path: Path) -> None:
+    """Its view is that of its mount; the packs are those of now."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        numbers = [await peer.file(b"f%d" % n, random.Random(n).randbytes(90_000)) for n in range(8)]
+        world = World(peer, remote, tmp_path)
+        await world.publish()
+        async with opened(tmp_path / "reader", remote, read_only=True) as reader:
+            for n in range(1, 8):
+                peer.file_system.unlink(ROOT_INODE, b"f%d" % n)
+            await world.publish()
+            before = {key for key in remote.objects if key.startswith("packs/")}
+            plan = await prune(peer)
+            assert plan.rewritten_packs and before - remote.objects.keys()
+            handle = reader.file_system.open(numbers[0], 0)
+            assert await reader.file_system.read(handle, 0, 90_000) == random.Random(0).randbytes(90_000)
+            moved = reader.meta.blocks.get(reader.meta.extents.find(numbers[0], 0, 90_000)[0].source).location
+            assert moved is not None and pack_key(moved.pack) in remote.objects
+            gone = reader.file_system.open(numbers[1], 0)
+            with pytest.raises(ObjectMissing):
+                await reader.file_system.read(gone, 0, 90_000)

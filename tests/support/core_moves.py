@@ -274,6 +274,14 @@ class Moves:
         pack = PackId(identity(f"listed {a} {b}"))
         self._meta.blocks.listed(pack, 10 * len(entries), CONTENT, 1, entries)
 
+    def found_again(self, a: int, b: int) -> None:
+        """A block is read from another pack, which was known or was not; or was read from that one all along."""
+        rows = self._rows("SELECT b.id, p.id FROM blocks b JOIN packs p ON p.number = b.pack ORDER BY b.number")
+        if rows:
+            block_id, source = rows[a % len(rows)]
+            pack = PackId(rows[b % len(rows)][1] if b % 2 else identity(f"found {self._now}"))
+            self._meta.blocks.found_again(pack, 100, CONTENT, 1, (BlockId(block_id), 7, 10), PackId(source))
+
     def evicted(self, a: int, b: int) -> None:
         self._meta.blocks.evicted([block.number for block in self._meta.blocks.evictable(1 + a)])
 
