@@ -41,7 +41,7 @@ from syncer.blocks.portermessages import (
     Said,
 )
 from syncer.errors import BackendError, ObjectCorrupt, PorterLost, PorterSlow
-from syncer.values import CONTENT, ID_BYTES, BlockId, PackId
+from syncer.values import CONTENT, ID_BYTES, PackId
 
 log = logging.getLogger(__name__)
 

@@ -185,8 +185,7 @@ async def test_what_the_porter_cannot_read_is_judged_here(
         await engine.file_system.write(small, 0, b"a row")
         await engine.sealer.seal_everything()
         (first, *_) = engine.meta.blocks.pending_files()
-        with open(block_file(data / "cache", first.id), "r+b") as file:
-            file.write(b"damage")
+        block_file(data / "cache", first.id).write_bytes(b"damage")
         await engine.durability.sync()
         with pytest.raises(LocalDamage):
             await flush(engine)
