@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import trio
 
-from syncer.errors import BackendError
+from syncer.errors import BackendError, forget_way
 
 T = TypeVar("T")
 
@@ -13,16 +13,14 @@ T = TypeVar("T")
 async def in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
     """What *function* returns or raises. Cancelling the wait abandons the thread, which ends by itself.
 
-    A BackendError forgets the way it came. Calls on it (botocore's, trio's) keep the very error in a variable, so that
-    error and calls would keep each other, and with them what was to be put, a pack, until Python looks for such cycles:
-    among what is old it hardly ever does.
+    A BackendError forgets the way it came: botocore's calls, and trio's, have the very error in a variable.
     """
 
     def captured() -> tuple[T, None] | tuple[None, BackendError]:
         try:
             return function(), None
         except BackendError as error:
-            _forget_way(error)
+            forget_way(error)
             return None, error
 
     result, failure = await trio.to_thread.run_sync(captured, abandon_on_cancel=True, limiter=limiter)
@@ -32,10 +30,3 @@ async def in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) ->
         raise failure
     finally:
         del failure
-
-
-def _forget_way(error: BaseException | None) -> None:
-    """Of the error, and of those that led to it: each was raised in the thread that ends with it."""
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__

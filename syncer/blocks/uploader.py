@@ -18,7 +18,7 @@ from syncer.blocks.packwriter import filler
 from syncer.blocks.porter import Porter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
-from syncer.errors import BackendError, DataUnusable, LocalDamage, PorterLost, SyncerError
+from syncer.errors import BackendError, DataUnusable, LocalDamage, PorterLost, SyncerError, forget_way
 from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.values import CONTENT, PACK_BYTES
 
@@ -157,6 +157,7 @@ class Uploader:
             self.remote_ok, self.error, self.local_error = True, None, None
             self._pause_s = FIRST_PAUSE_S
         except BackendError as error:
+            forget_way(error)
             self.remote_ok, self.error = False, error
             self._limit = 1  # a slow line carries one pack in the time in which four would all fail
             if trio.current_time() >= self._failed_until:  # packs that were sent together fail together
