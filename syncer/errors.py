@@ -174,3 +174,14 @@ def alone(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def forget_way(error: BaseException | None) -> None:
+    """Have an error, and those that led to it, forget the calls that they came through.
+
+    A call holds what it was about, which may be a pack. Where an error is kept, or where one of those calls has it in a
+    variable, that would be kept too: until Python looks for cycles, which among what is old it hardly ever does.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

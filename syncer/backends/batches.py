@@ -55,8 +55,11 @@ class Batches(Generic[T]):
         except trio.Cancelled:
             self._give_up(ticket)
             raise
-        if ticket.error is not None:
-            raise ticket.error
+        try:
+            if ticket.error is not None:
+                raise ticket.error
+        finally:
+            del ticket  # which the error knows by this call: a cycle, and the item in it
 
     def close(self) -> None:
         """Cancel what is under way and fail what waits. Returns at once."""
@@ -90,6 +93,8 @@ class Batches(Generic[T]):
                     error = failure
                 finally:
                     _finish(self._under_way, error)
+                    self._under_way = []
+                    del error  # which knows this call: another cycle
         finally:
             # The event loop may end while something waits: nobody must wait for ever.
             self._running = False

@@ -25,6 +25,7 @@ from syncer.backends.base import (
     resolve_range,
 )
 from syncer.backends.pages import Folder, Pages, walk
+from syncer.backends.threads import in_thread
 from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class FolderBackend(Backend):
             except OSError as error:
                 raise _translate(error, self.name) from error
 
-        return await trio.to_thread.run_sync(translated, abandon_on_cancel=True, limiter=self._limiter)
+        return await in_thread(translated, self._limiter)
 
     # --- in a thread from here on; only OSError and BackendError come out -----------------------------------------
 

@@ -102,20 +102,23 @@ class RetryingBackend(Backend):
             begin = trio.current_time()
             attempt_s = min(self._attempt_s + transfer_s, end + spare_s - begin)
             failure: BackendError = RemoteUnreachable(f"{self.name} did not answer within {attempt_s:.0f} s ({what})")
-            with trio.move_on_after(attempt_s):
-                try:
-                    return await call()
-                except BackendError as error:
-                    if not error.retry:
-                        raise
-                    failure = error
-            used_s = min(trio.current_time() - begin, spare_s)
-            end, spare_s = end + used_s, spare_s - used_s
-            pause_s = delay_s * random.uniform(0.5, 1.5)
-            final = refused_until if isinstance(failure, NobodyListens) else end
-            if trio.current_time() + pause_s >= min(end, final):
-                raise failure
-            log.info("%s failed, next attempt in %.1f s: %s", what, pause_s, failure)
+            try:
+                with trio.move_on_after(attempt_s):
+                    try:
+                        return await call()
+                    except BackendError as error:
+                        if not error.retry:
+                            raise
+                        failure = error
+                used_s = min(trio.current_time() - begin, spare_s)
+                end, spare_s = end + used_s, spare_s - used_s
+                pause_s = delay_s * random.uniform(0.5, 1.5)
+                final = refused_until if isinstance(failure, NobodyListens) else end
+                if trio.current_time() + pause_s >= min(end, final):
+                    raise failure
+                log.info("%s failed, next attempt in %.1f s: %s", what, pause_s, failure)
+            finally:
+                del failure  # which knows this call, and so what it moves: a cycle would keep that
             await trio.sleep(pause_s)
             delay_s = min(delay_s * 2, self._longest_delay_s)
 

@@ -20,6 +20,7 @@ from botocore.config import Config
 from syncer.backends.base import Backend, ObjectInfo, check_key, check_prefix, check_range, resolve_range
 from syncer.backends.pages import Pages
 from syncer.backends.s3_ranges import SignedRanges
+from syncer.backends.threads import in_thread
 from syncer.backends.unreachable import unreachable
 from syncer.errors import BackendError, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 
@@ -151,7 +152,7 @@ class S3Backend(Backend):
             return result
 
         async with self._slots:
-            return await trio.to_thread.run_sync(translated, abandon_on_cancel=True, limiter=self._threads)
+            return await in_thread(translated, self._threads)
 
     # --- in a thread from here on; only boto3's errors, OSError and BackendError come out --------------------------
 

@@ -30,6 +30,7 @@ from syncer.backends.base import (
 from syncer.backends.pages import Folder, Pages, walk
 from syncer.backends.sftp_pool import Call, Connection, SessionPool
 from syncer.backends.sftp_session import Attributes, SftpError, SftpSession, SftpWriteError, Status
+from syncer.backends.threads import in_thread
 from syncer.errors import BackendError, ObjectCorrupt, ObjectMissing, RemoteFull, RemoteRefused, RemoteUnreachable
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class SftpBackend(Backend):
 
         async with self._slots:
             try:
-                return await trio.to_thread.run_sync(translated, abandon_on_cancel=True, limiter=self._threads)
+                return await in_thread(translated, self._threads)
             except trio.Cancelled:
                 call.given_up = True
                 if time.monotonic() - started > SILENCE_S:

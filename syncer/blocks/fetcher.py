@@ -146,6 +146,16 @@ class Fetcher:
         """
         self._raise_lost(numbers)
         self._raise_recent(numbers)
+        arrived, errors = await self._arrive(numbers, deadline_s)
+        if errors:
+            arrived.clear()  # an error is kept for a while, and knows this call
+            raise errors.pop(0)
+        return arrived
+
+    async def _arrive(
+        self, numbers: Sequence[int], deadline_s: float
+    ) -> tuple[dict[int, memoryview], list[SyncerError]]:
+        """What has come of the blocks and is not cached yet, and why others have not. Raises: DeadlinePassed."""
         flights = self.start(numbers, deadline_s)
         for flight in flights.values():
             flight.scope.deadline = max(flight.scope.deadline, trio.current_time() + deadline_s)
@@ -154,13 +164,8 @@ class Fetcher:
                 await flight.done.wait()
         if scope.cancelled_caught:
             raise DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s")
-        arrived: dict[int, memoryview] = {}
-        for number, flight in flights.items():
-            if flight.error is not None:
-                raise flight.error
-            if flight.plain is not None:
-                arrived[number] = flight.plain
-        return arrived
+        arrived = {number: flight.plain for number, flight in flights.items() if flight.plain is not None}
+        return arrived, [flight.error for flight in flights.values() if flight.error is not None]
 
     def _raise_lost(self, numbers: Iterable[int]) -> None:
         """Fail for a block that nobody has, which is no reason not to fetch others."""

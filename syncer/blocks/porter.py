@@ -41,7 +41,7 @@ from syncer.blocks.portermessages import (
     Said,
 )
 from syncer.errors import BackendError, ObjectCorrupt, PorterLost, PorterSlow
-from syncer.values import CONTENT, ID_BYTES, BlockId, PackId
+from syncer.values import CONTENT, ID_BYTES, PackId
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +146,10 @@ class Porter(Packer):
         self._settled.set()
 
     async def make(self, parcels: Sequence[Parcel]) -> tuple[MadePack | None, list[int]]:
-        """See `Packer`. What cannot be read here is for somebody else to judge: PorterLost."""
+        """See `Packer`. That a block cannot be read there is for somebody else to judge."""
         if self._session is None:
             raise PorterLost("it is not running")
-        return await self._session.make(parcels), []
+        return await self._session.make(parcels)
 
 
 class _Session:
@@ -221,8 +221,8 @@ class _Session:
         for reply in self._waiting.values():
             reply.done.set()
 
-    async def make(self, parcels: Sequence[Parcel]) -> "_KeptPack":
-        """Raises: PorterLost."""
+    async def make(self, parcels: Sequence[Parcel]) -> "tuple[_KeptPack, list[int]]":
+        """The pack, and the places of the blocks that are not in it. Raises: PorterLost."""
         blocks: list[tuple[bytes, int, bytes | None]] = [(parcel.id, parcel.size, parcel.data) for parcel in parcels]
         with trio.move_on_after(MAKE_S) as scope:
             number, answer = await self._ask(lambda number: Make(number, blocks))
@@ -232,7 +232,7 @@ class _Session:
         try:
             if not isinstance(answer, Made):
                 raise PorterLost(f"it could not make a pack: {getattr(answer, 'text', answer)}")
-            return _KeptPack(self, number, answer, _entries(answer, parcels))
+            return _KeptPack(self, number, answer, _entries(answer, parcels)), answer.unreadable
         except PorterLost:
             self.drop(number)
             raise
@@ -303,13 +303,16 @@ class _KeptPack(MadePack):
 
 
 def _entries(made: Made, parcels: Sequence[Parcel]) -> list[PackEntry]:
-    """What the pack holds, which is just what was asked for. Raises: PorterLost: it is not."""
+    """What the pack holds, which is just what was asked for and could be read. Raises: PorterLost: it is not."""
     try:
         kind, entries = read_list(made.tail, made.size_bytes)
     except ObjectCorrupt as error:
         raise PorterLost(f"its pack is none: {error}") from error
     held = [(entry.id, entry.plain_bytes) for entry in entries]
-    wanted: list[tuple[BlockId, int]] = [(parcel.id, parcel.size) for parcel in parcels]
+    left_out = set(made.unreadable)
+    wanted = [(parcel.id, parcel.size) for place, parcel in enumerate(parcels) if place not in left_out]
+    if made.unreadable != sorted(left_out & set(range(len(parcels)))):
+        raise PorterLost("it speaks of blocks that nobody asked for")
     if kind != CONTENT or held != wanted or len(made.id) != ID_BYTES:
         raise PorterLost("its pack is not the one that was asked for")
     return entries

@@ -109,11 +109,12 @@ class Porter:
         parcels = [Parcel(BlockId(block_id), size, data) for block_id, size, data in order.blocks]
         pack, unreadable = await trio.to_thread.run_sync(make_pack, self._cache, parcels, self._order.level)
         await trio.lowlevel.checkpoint_if_cancelled()  # nobody would drop it
-        if pack is None or unreadable:
-            return Failed(order.number, "", f"{len(unreadable)} blocks cannot be read", "")
+        if pack is None:
+            return Failed(order.number, "", f"none of {len(unreadable)} blocks can be read", "")
         log.debug("a pack of %d blocks, %d bytes", len(pack.entries), len(pack.data))
         self._packs[order.number] = pack
-        return Made(order.number, pack.id, len(pack.data), bytes(pack.data[-tail_bytes(pack.data) :]))
+        tail = bytes(pack.data[-tail_bytes(pack.data) :])
+        return Made(order.number, pack.id, len(pack.data), tail, unreadable)
 
     async def _put(self, order: Put) -> Answer:
         pack = self._packs[order.pack]

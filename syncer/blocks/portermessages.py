@@ -41,7 +41,10 @@ class Open(Message, frozen=True):
 
 
 class Make(Message, frozen=True):
-    """Make a pack and keep it under this number. Blocks without bytes are files of the cache. Answer: Made."""
+    """Make a pack of what can be read and keep it under this number. Blocks without bytes are files of the cache.
+
+    Answer: Made.
+    """
 
     number: int
     blocks: list[tuple[bytes, int, bytes | None]]
@@ -70,12 +73,13 @@ class Alive(Message, frozen=True):
 
 
 class Made(Message, frozen=True):
-    """A pack is there: its id, its length, and its list and footer."""
+    """A pack is there: its id, its length, its list and footer, and the places of the blocks that are not in it."""
 
     number: int
     id: bytes
     size_bytes: int
     tail: bytes
+    unreadable: list[int]
 
 
 class Done(Message, frozen=True):

@@ -18,7 +18,7 @@ from syncer.blocks.packwriter import filler
 from syncer.blocks.porter import Porter
 from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
-from syncer.errors import BackendError, DataUnusable, LocalDamage, PorterLost, SyncerError
+from syncer.errors import BackendError, DataUnusable, LocalDamage, PorterLost, SyncerError, forget_way
 from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.values import CONTENT, PACK_BYTES
 
@@ -151,15 +151,13 @@ class Uploader:
 
     async def _send(self, batch: list[Block]) -> None:
         try:
-            pack = await self._on_remote(batch)
-            if pack is None:
+            if not await self._on_remote(batch):
                 return
             self._limit = min(self._parallelism, self._limit + 1)
-            self.uploaded_bytes += pack.size_bytes
-            self.stored_bytes += sum(plain_bytes for _, _, _, plain_bytes in pack.locations)
             self.remote_ok, self.error, self.local_error = True, None, None
             self._pause_s = FIRST_PAUSE_S
         except BackendError as error:
+            forget_way(error)
             self.remote_ok, self.error = False, error
             self._limit = 1  # a slow line carries one pack in the time in which four would all fail
             if trio.current_time() >= self._failed_until:  # packs that were sent together fail together
@@ -177,14 +175,23 @@ class Uploader:
             self.on_stored()
             self.wake()
 
-    async def _on_remote(self, batch: list[Block]) -> MadePack | None:
-        """The batch as a pack that the remote has, and of which that is recorded; None when none of it can be read."""
+    async def _on_remote(self, batch: list[Block]) -> bool:
+        """Have the remote take what can be read of the batch, and record that; whether it has taken anything.
+
+        What the porter cannot read was deleted meanwhile, mostly. The rest of it is judged here.
+        """
         packer = await self._packer(batch)
-        try:
-            return await self._carry(batch, packer)
-        except PorterLost as error:
-            log.info("upload: the porter: %s; the pack is made without it", error)
-            return await self._carry(batch, self._local)
+        taken = False
+        if packer is not self._local:
+            try:
+                taken, unreadable = await self._carry(batch, packer)
+                batch = [block for block in unreadable if self._is_only_copy(block)]
+            except PorterLost as error:
+                log.info("upload: the porter: %s; the pack is made without it", error)
+        if batch:
+            taken_here, _ = await self._carry(batch, self._local)
+            taken = taken or taken_here
+        return taken
 
     async def _packer(self, batch: list[Block]) -> Packer:
         """Who is to make the pack. After a failure not the porter: it has connections of its own, which may be why."""
@@ -195,13 +202,14 @@ class Uploader:
         worth_it = self._porter.is_ready or self._bulk >= BULK_PACKS
         return self._porter if worth_it and await self._porter.come() else self._local
 
-    async def _carry(self, batch: list[Block], packer: Packer) -> MadePack | None:
-        pack = await self._pack(batch, packer)
+    async def _carry(self, batch: list[Block], packer: Packer) -> tuple[bool, list[Block]]:
+        """Whether the remote has taken a pack, of which that is recorded; and what of the batch cannot be read."""
+        pack, unreadable = await self._pack(batch, packer)
         if pack is not None and self._meta.doomed.is_doomed(pack.id):  # its key is about to be deleted
             pack.drop()
-            pack = await self._pack(batch, packer, filler())
+            pack, unreadable = await self._pack(batch, packer, filler())
         if pack is None:
-            return None
+            return False, unreadable
         with self.packs.flying(pack.id):
             try:
                 await pack.put()
@@ -210,14 +218,18 @@ class Uploader:
             with self._budget.pin([block.number for block in batch]):  # until it is sure that we shall know where
                 self._meta.blocks.stored(pack.id, pack.size_bytes, CONTENT, pack.locations)
                 await self._sync()
-        return pack
+        self.uploaded_bytes += pack.size_bytes
+        self.stored_bytes += sum(plain_bytes for _, _, _, plain_bytes in pack.locations)
+        return True, unreadable
 
-    async def _pack(self, batch: list[Block], packer: Packer, *more: Parcel) -> MadePack | None:
+    async def _pack(self, batch: list[Block], packer: Packer, *more: Parcel) -> tuple[MadePack | None, list[Block]]:
         async with self._packers:  # before the rows are read: they take memory too
             parcels = [Parcel(block.id, block.size, self._row(block)) for block in batch]
-            pack, unreadable = await packer.make([*parcels, *more])
-        self._set_aside([batch[place] for place in unreadable])
-        return pack
+            pack, places = await packer.make([*parcels, *more])
+        unreadable = [batch[place] for place in places if place < len(batch)]
+        if packer is self._local:
+            self._set_aside(unreadable)
+        return pack, unreadable
 
     def _row(self, block: Block) -> bytes | None:
         return self._meta.blocks.data(block.number) if block.cached == CACHED_ROW else None
@@ -249,10 +261,14 @@ class Uploader:
     def _set_aside(self, blocks: list[Block]) -> None:
         """Blocks whose only copy cannot be read must not keep the others from leaving."""
         for block in blocks:
-            try:
-                current = self._meta.blocks.get(block.number)
-            except KeyError:
-                continue  # released after it was chosen
-            if current.location is None and current.cached:
+            if self._is_only_copy(block):
                 log.error("upload: block %s is damaged here, and the remote has none", block.id.hex())
                 self._meta.damage.lost(block.number)
+
+    def _is_only_copy(self, block: Block) -> bool:
+        """Whether what is here of the block is still all there is of it. It may have been released meanwhile."""
+        try:
+            current = self._meta.blocks.get(block.number)
+        except KeyError:
+            return False
+        return current.location is None and bool(current.cached)

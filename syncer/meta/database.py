@@ -33,6 +33,8 @@ UNCOMMITTED_BYTES = 1024 * 1024
 """So many operations, or bytes of them in the journal, are committed before more is written; at four times as many
 nothing more at all is recorded before."""
 PAGE_BYTES = 4096
+CACHE_BYTES = 32 * 1024 * 1024
+"""What SQLite keeps of meta.db in memory, unless told otherwise."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -161,13 +163,17 @@ class Database:
         execute("PRAGMA wal_autocheckpoint = 0")
         execute("PRAGMA journal_size_limit = 0")  # a WAL that starts over gives its room back
         execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted, through the WAL
-        execute("PRAGMA cache_size = -32768")
+        self.keep_in_memory(CACHE_BYTES)
         execute("PRAGMA temp_store = MEMORY")
         if schema.migrate(self.connection) != schema.VERSION:
             raise LocalDamage(
                 f"{self.path}: made by another version of syncer",
                 hint="use that version, or build DATA anew from the remote",
             )
+
+    def keep_in_memory(self, size_bytes: int) -> None:
+        """Have SQLite keep about so many bytes of meta.db. The kernel has the rest, a few microseconds away."""
+        self.connection.execute(f"PRAGMA cache_size = -{size_bytes // 1024}")
 
     def add(self, table: T) -> T:
         self._tables.append(table)

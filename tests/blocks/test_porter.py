@@ -15,14 +15,16 @@ import trio
 
 from syncer.backends.folder import FolderBackend
 from syncer.backends.retry import RetryingBackend
+from syncer.blocks import packer
 from syncer.blocks import porter as porters
 from syncer.blocks.codec import block_id
 from syncer.blocks.packer import Parcel
 from syncer.blocks.porter import Porter, PorterSettings
 from syncer.engine import Engine
-from syncer.errors import PorterLost, RemoteRefused, RemoteUnreachable
+from syncer.errors import LocalDamage, PorterLost, RemoteRefused, RemoteUnreachable
 from syncer.meta.blocktable import block_file
 from syncer.snapshots.records import FORMAT_KEY
+from syncer.values import ROOT_INODE
 from tests.support.child import Child
 from tests.support.opened import create, evict_all, flush, opened
 
@@ -125,14 +127,74 @@ async def test_it_ends_when_it_is_idle_and_comes_again(tmp_path: Path, monkeypat
         assert await porter.come() and running()
 
 
-async def test_a_block_that_cannot_be_read_is_not_its_to_judge(tmp_path: Path) -> None:
+async def test_a_block_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    gone, bad = Parcel(block_id(b"gone"), 4, None), Parcel(block_id(b"good"), 4, b"evil")
     async with ready(tmp_path) as porter:
-        with pytest.raises(PorterLost, match="1 blocks"):
-            await porter.make([parcel(b"here"), Parcel(block_id(b"gone"), 4, None)])
-        with pytest.raises(PorterLost, match="1 blocks"):
-            await porter.make([parcel(b"here"), Parcel(block_id(b"good"), 4, b"evil")])
-        pack, _ = await porter.make([parcel(b"here")])
-        assert pack is not None
+        pack, unreadable = await porter.make([gone, parcel(b"here"), bad])
+        assert pack is not None and unreadable == [0, 2]
+        assert [entry[0] for entry in pack.locations] == [block_id(b"here")]
+        with pytest.raises(PorterLost, match="none of 2 blocks"):
+            await porter.make([gone, bad])
+
+
+async def test_what_is_deleted_before_its_turn_has_no_pack_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, data = tmp_path / "remote", tmp_path / "data"
+    backend = RetryingBackend(FolderBackend(remote), total_s=20.0)
+    porter = Porter(data / "cache", backend, settings(remote))
+    async with opened(data, backend, porter=porter, budget_bytes=200_000_000) as engine:
+        assert await porter.come()
+        (number, doomed), (_, kept) = (create(engine, name) for name in (b"doomed", b"kept"))
+        await engine.file_system.write(doomed, 0, os.urandom(MEBIBYTE))
+        await engine.file_system.write(kept, 0, LARGE[: 6 * MEBIBYTE])
+        await engine.sealer.seal_everything()
+        files = engine.meta.blocks.pending_files()
+        (process,) = running()
+        process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(packer, "make_pack", None)  # of this process: calling it fails
+        engine.uploader.drain += 1
+        engine.uploader.wake()
+        await until(lambda: engine.uploader.is_sending)
+        engine.file_system.unlink(ROOT_INODE, b"doomed")
+        engine.file_system.release(doomed)
+        engine.file_system.forget([(number, 1)])
+        engine.meta.commit()
+        await engine.durability.sync()
+        assert any(not block_file(data / "cache", block.id).exists() for block in files)
+        process.send_signal(signal.SIGCONT)
+        await until(lambda: not engine.uploader.is_sending)
+        assert engine.meta.blocks.pending_totals()[1] == 0
+        evict_all(engine)
+        assert await engine.file_system.read(kept, 0, MEBIBYTE) == LARGE[:MEBIBYTE]
+
+
+async def test_what_the_porter_cannot_read_is_judged_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the batch has left by then, and what is found sound here leaves too."""
+    remote, data = tmp_path / "remote", tmp_path / "data"
+    backend = RetryingBackend(FolderBackend(remote), total_s=20.0)
+    porter = Porter(data / "elsewhere", backend, settings(remote))
+    async with opened(data, backend, porter=porter, budget_bytes=200_000_000) as engine:
+        assert await porter.come()
+        handles = [create(engine, name)[1] for name in (b"bad", b"good")]
+        for at, handle in enumerate(handles):
+            await engine.file_system.write(handle, 0, LARGE[at * 3 * MEBIBYTE : (at + 1) * 3 * MEBIBYTE])
+        _, small = create(engine, b"small")
+        await engine.file_system.write(small, 0, b"a row")
+        await engine.sealer.seal_everything()
+        (first, *_) = engine.meta.blocks.pending_files()
+        block_file(data / "cache", first.id).write_bytes(b"damage")
+        await engine.durability.sync()
+        with pytest.raises(LocalDamage):
+            await flush(engine)
+        assert engine.meta.damage.numbers() == {first.number}
+        assert "is damaged here" in caplog.text
+        caplog.clear()
+        evict_all(engine)
+        assert await engine.file_system.read(handles[1], 0, MEBIBYTE) == LARGE[3 * MEBIBYTE : 4 * MEBIBYTE]
+        assert await engine.file_system.read(small, 0, 10) == b"a row"
 
 
 async def test_what_the_remote_says_comes_back_as_it_is(tmp_path: Path) -> None:
@@ -205,11 +267,15 @@ elif lie == "long":
 elif lie == "undecodable":
     say(None, b"\\xc1" * 100)
 elif lie == "no pack":
-    say(Made(make.number, other.id, len(other.data), b"x" * 50))
+    say(Made(make.number, other.id, len(other.data), b"x" * 50, []))
 elif lie == "another pack":
-    say(Made(make.number, other.id, len(other.data), tail))
+    say(Made(make.number, other.id, len(other.data), tail, []))
 elif lie == "another length":
-    say(Made(make.number, other.id, len(other.data) + 1, tail))
+    say(Made(make.number, other.id, len(other.data) + 1, tail, []))
+elif lie == "blocks nobody asked for":
+    say(Made(make.number, other.id, len(other.data), tail, [0, 1]))
+elif lie == "block left out twice":
+    say(Made(make.number, other.id, len(other.data), tail, [0, 0]))
 elif lie == "another answer":
     say(Done(make.number))
 elif lie == "half":
@@ -217,7 +283,18 @@ elif lie == "half":
     sys.exit(0)
 time.sleep(60)
 """
-LIES = ("noise", "long", "undecodable", "no pack", "another pack", "another length", "another answer", "half")
+LIES = (
+    "noise",
+    "long",
+    "undecodable",
+    "no pack",
+    "another pack",
+    "another length",
+    "blocks nobody asked for",
+    "block left out twice",
+    "another answer",
+    "half",
+)
 
 
 @pytest.mark.parametrize("lie", LIES)
