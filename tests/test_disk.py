@@ -1,6 +1,8 @@
 """Calls to the local file system that threads share."""
 
 import os
+import subprocess
+import sys
 import threading
 from mmap import PAGESIZE
 from pathlib import Path
@@ -64,3 +66,25 @@ def test_a_hole_is_no_data_and_an_empty_range_has_none(tmp_path: Path) -> None:
         assert not disk.has_data(file.fileno(), PAGESIZE, 2 * PAGESIZE + 1)
         assert not disk.has_data(file.fileno(), 3 * PAGESIZE, end)
         assert disk.has_data(file.fileno(), end, end), "a tail that was cut off down to nothing"
+
+
+def test_memory_between_what_is_in_use_is_given_back() -> None:
+    """In a process of its own, whose heap nothing else uses."""
+    script = """
+import os
+from syncer.disk import give_back_memory, tune_allocator
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+tune_allocator()
+buffers = [bytearray(os.urandom(60_000)) for _ in range(1000)]
+last = buffers[-1]
+del buffers
+held = resident()
+give_back_memory()
+print(held - resident())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=60)
+    assert int(done.stdout) > 40_000_000
