@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.posix import put_program
+
 SIZES = (0, 1, 4095, 4097, 65535, 65536, 65537, 300_000, 5_000_000)
 PROCESS_S = 60.0
 
@@ -234,10 +236,9 @@ with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
 
 def test_programs_run_from_it(folder: Path) -> None:
     path = folder / "program"
-    path.write_bytes(Path("/bin/true").resolve().read_bytes())
-    path.chmod(0o755)
+    put_program(path)
     subprocess.run([path], check=True, timeout=PROCESS_S)
-    (folder / "script").write_text("#!/bin/sh\necho from a script\n")
+    subprocess.run(["tee", folder / "script"], input=b"#!/bin/sh\necho from a script\n", check=True, timeout=PROCESS_S)
     (folder / "script").chmod(0o755)
     assert subprocess.run([folder / "script"], capture_output=True, check=True, timeout=PROCESS_S).stdout == (
         b"from a script\n"

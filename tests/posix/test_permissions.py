@@ -5,7 +5,6 @@ The bits of the other two classes are always the opposite, so that asking the wr
 
 import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.kinds import make
-from tests.support.posix import ALICE, BOB, FRIENDS, User, acting_as, as_root, raises
+from tests.support.posix import ALICE, BOB, FRIENDS, User, acting_as, as_root, put_program, raises
 from tests.support.syscalls import RENAME_EXCHANGE, renameat2
 
 pytestmark = as_root
@@ -83,7 +82,7 @@ def test_other_kinds(folder: Path, kind: str, who: str, bits: int) -> None:
 def test_programs(folder: Path, who: str, bits: int) -> None:
     """To run a binary takes no right to read it."""
     path = folder / "program"
-    shutil.copyfile("/bin/true", path)
+    put_program(path)
     allow(path, who, bits)
     with acting_as(ALICE):
         if bits & SEARCH:
@@ -95,7 +94,7 @@ def test_programs(folder: Path, who: str, bits: int) -> None:
 @pytest.mark.parametrize(("bits", "may"), [(0o000, False), (0o666, False), (0o001, True), (0o100, True)])
 def test_root_runs_what_somebody_may_run(folder: Path, bits: int, may: bool) -> None:
     path = folder / "program"
-    shutil.copyfile("/bin/true", path)
+    put_program(path)
     path.chmod(bits)
     if may:
         subprocess.run([path], check=True, timeout=30)

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,11 @@ def raises(number: int, call: Callable[..., object], *arguments: object, **optio
     with pytest.raises(OSError) as caught:
         call(*arguments, **options)
     assert caught.value.errno == number, caught.value
+
+
+def put_program(path: Path) -> None:
+    """Make a program that does nothing. Another process writes it: what a thread of this one starts meanwhile would
+    hold the descriptor for a moment, and who holds one to write keeps the program from running.
+    """
+    subprocess.run(["cp", "/bin/true", path], check=True, timeout=30)
+    path.chmod(0o755)
