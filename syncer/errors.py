@@ -7,6 +7,7 @@ Exit codes are stable. 0 success, 1 an unexpected failure, 2 wrong usage (click'
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -185,3 +186,8 @@ def forget_way(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+def recover_command(data: Path) -> str:
+    """What a user runs when meta.db is lost."""
+    return f"`syncer recover {data} REMOTE`"

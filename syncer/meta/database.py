@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from syncer.errors import LocalDamage
+from syncer.errors import LocalDamage, recover_command
 from syncer.meta import schema
 from syncer.meta.doubt import DOUBTED, DoubtNote
 from syncer.meta.journal import Journal, read_records
@@ -44,11 +44,6 @@ def decode_record(payload: bytes) -> tuple[int, Sequence[Any]]:
     """(operation, arguments) of a record of the journal."""
     operation, arguments = _decode(payload)
     return operation, arguments
-
-
-def recover_command(data: Path) -> str:
-    """What a user runs when meta.db is lost."""
-    return f"`syncer recover {data} REMOTE`"
 
 
 def journaled(operation: int) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:

@@ -99,6 +99,9 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
     rdev: int
 
 
+SHOWN_COLUMNS = ", ".join(("inode", *Shown.__struct_fields__[1:]))
+
+
 @dataclass(slots=True)
 class Totals:
     """What the live tree holds; kept in step with every change and stored with every commit."""
@@ -161,7 +164,7 @@ class InodeTable(Table):
         inode.epoch = self._epoch
 
     def shown(self, row: tuple[int, ...]) -> "Inode | Shown":
-        """What is true now of an inode with these columns of the table, the fields of Shown.
+        """What is true now of an inode with these columns of the table, SHOWN_COLUMNS.
 
         All but the number may be None: a new inode has no row yet. Raises: KeyError.
         """

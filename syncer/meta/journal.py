@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from syncer.disk import NewNames, start_writing, sync_paths
-from syncer.errors import LocalDamage
+from syncer.errors import LocalDamage, recover_command
 
 NEW_SEGMENT = "journal.new"
 """A segment that is being made anew. Not in the folder, where only segments are."""
@@ -262,7 +262,7 @@ def read_records(folder: Path, position: int) -> Iterator[tuple[int, bytes]]:
         first = _start_of(segments[0])
         raise LocalDamage(
             f"journal: nothing covers position {position:#x}, the first segment starts at {first:#x}",
-            hint=f"rebuild meta.db: `syncer recover {folder.parent} REMOTE`",
+            hint=f"rebuild meta.db: {recover_command(folder.parent)}",
         )
     for path, follower in itertools.zip_longest(segments, segments[1:]):
         start = _start_of(path)

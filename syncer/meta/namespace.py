@@ -8,7 +8,7 @@ from stat import S_ISDIR
 import msgspec
 
 from syncer.meta.database import Database, Table, journaled
-from syncer.meta.inodes import Inode, InodeTable, Shown
+from syncer.meta.inodes import SHOWN_COLUMNS, Inode, InodeTable, Shown
 from syncer.values import ROOT_INODE, InodeNumber
 
 DEEPEST = 4096
@@ -43,7 +43,7 @@ class NamespaceTable(Table):
     def entries(self, parent: int, after_cookie: int, limit: int) -> list[Entry]:
         """Up to *limit* entries with a cookie above *after_cookie*, in the order of their cookies."""
         rows = self.execute(
-            "SELECT d.cookie, d.name, d.inode, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, rdev"
+            f"SELECT d.cookie, d.name, d.{SHOWN_COLUMNS}"
             " FROM dentries d LEFT JOIN inodes i ON i.inode = d.inode"
             " WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?",
             (parent, after_cookie, limit),

@@ -9,9 +9,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from syncer.errors import LocalDamage
+from syncer.errors import LocalDamage, recover_command
 from syncer.meta.columns import mend_columns
-from syncer.meta.database import recover_command
 from syncer.meta.facts import Facts
 from syncer.meta.mendblocks import BlockMender
 from syncer.meta.mendcontent import ContentMender

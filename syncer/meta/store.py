@@ -8,10 +8,10 @@ import contextlib
 import time
 from pathlib import Path
 
-from syncer.errors import LocalDamage
+from syncer.errors import LocalDamage, recover_command
 from syncer.meta.blocktable import BlockTable
 from syncer.meta.damage import DamageTable
-from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database, recover_command
+from syncer.meta.database import UNCOMMITTED_OPERATIONS, Database
 from syncer.meta.doomtable import DoomTable
 from syncer.meta.extents import ExtentTable
 from syncer.meta.inodes import InodeTable
