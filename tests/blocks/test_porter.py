@@ -82,6 +82,17 @@ async def ready(tmp_path: Path) -> AsyncIterator[Porter]:
     assert not running()
 
 
+@contextlib.asynccontextmanager
+async def with_porter(tmp_path: Path, cache: str = "cache") -> AsyncIterator[Engine]:
+    """An engine whose porter is there, for a remote folder. *cache*: where in DATA the porter looks for blocks."""
+    remote, data = tmp_path / "remote", tmp_path / "data"
+    backend = RetryingBackend(FolderBackend(remote), total_s=20.0)
+    porter = Porter(data / cache, backend, settings(remote))
+    async with opened(data, backend, porter=porter, budget_bytes=200_000_000) as engine:
+        assert await porter.come()
+        yield engine
+
+
 def parcel(data: bytes, cache: Path | None = None) -> Parcel:
     """A block that is given along, or is a file of the cache."""
     if cache is None:
@@ -140,11 +151,7 @@ async def test_a_block_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
 async def test_what_is_deleted_before_its_turn_has_no_pack_made_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote, data = tmp_path / "remote", tmp_path / "data"
-    backend = RetryingBackend(FolderBackend(remote), total_s=20.0)
-    porter = Porter(data / "cache", backend, settings(remote))
-    async with opened(data, backend, porter=porter, budget_bytes=200_000_000) as engine:
-        assert await porter.come()
+    async with with_porter(tmp_path) as engine:
         (number, doomed), (_, kept) = (create(engine, name) for name in (b"doomed", b"kept"))
         await engine.file_system.write(doomed, 0, os.urandom(MEBIBYTE))
         await engine.file_system.write(kept, 0, LARGE[: 6 * MEBIBYTE])
@@ -161,7 +168,7 @@ async def test_what_is_deleted_before_its_turn_has_no_pack_made_here(
         engine.file_system.forget([(number, 1)])
         engine.meta.commit()
         await engine.durability.sync()
-        assert any(not block_file(data / "cache", block.id).exists() for block in files)
+        assert any(not block_file(tmp_path / "data" / "cache", block.id).exists() for block in files)
         process.send_signal(signal.SIGCONT)
         await until(lambda: not engine.uploader.is_sending)
         assert engine.meta.blocks.pending_totals()[1] == 0
@@ -173,11 +180,7 @@ async def test_what_the_porter_cannot_read_is_judged_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The rest of the batch has left by then, and what is found sound here leaves too."""
-    remote, data = tmp_path / "remote", tmp_path / "data"
-    backend = RetryingBackend(FolderBackend(remote), total_s=20.0)
-    porter = Porter(data / "elsewhere", backend, settings(remote))
-    async with opened(data, backend, porter=porter, budget_bytes=200_000_000) as engine:
-        assert await porter.come()
+    async with with_porter(tmp_path, cache="elsewhere") as engine:
         handles = [create(engine, name)[1] for name in (b"bad", b"good")]
         for at, handle in enumerate(handles):
             await engine.file_system.write(handle, 0, LARGE[at * 3 * MEBIBYTE : (at + 1) * 3 * MEBIBYTE])
@@ -185,7 +188,7 @@ async def test_what_the_porter_cannot_read_is_judged_here(
         await engine.file_system.write(small, 0, b"a row")
         await engine.sealer.seal_everything()
         (first, *_) = engine.meta.blocks.pending_files()
-        block_file(data / "cache", first.id).write_bytes(b"damage")
+        block_file(tmp_path / "data" / "cache", first.id).write_bytes(b"damage")
         await engine.durability.sync()
         with pytest.raises(LocalDamage):
             await flush(engine)
@@ -307,11 +310,7 @@ async def test_nonsense_is_not_believed(tmp_path: Path, lie: str, monkeypatch: p
 
 
 async def test_much_goes_through_it_and_is_all_there(tmp_path: Path) -> None:
-    remote, data = tmp_path / "remote", tmp_path / "data"
-    backend = RetryingBackend(FolderBackend(remote), total_s=20.0)
-    porter = Porter(data / "cache", backend, settings(remote))
-    async with opened(data, backend, porter=porter, budget_bytes=200_000_000) as engine:
-        assert await porter.come()
+    async with with_porter(tmp_path) as engine:
         numbers = [create(engine, b"file%d" % at) for at in range(2)]
         await engine.file_system.write(numbers[0][1], 0, LARGE)
         kept = running()[0]
@@ -327,11 +326,7 @@ async def test_its_death_in_the_middle_costs_no_byte(
     tmp_path: Path, trouble: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(porters, "SILENCE_S", 3.0)
-    remote, data = tmp_path / "remote", tmp_path / "data"
-    backend = RetryingBackend(FolderBackend(remote), total_s=20.0)
-    porter = Porter(data / "cache", backend, settings(remote))
-    async with opened(data, backend, porter=porter, budget_bytes=200_000_000) as engine:
-        assert await porter.come()
+    async with with_porter(tmp_path) as engine:
         _, handle = create(engine, b"file")
         await engine.file_system.write(handle, 0, LARGE)
         async with trio.open_nursery() as nursery:
