@@ -213,10 +213,12 @@ class _Run:
             yield None
             return
         with tempfile.TemporaryDirectory(prefix="syncer-check-") as folder:
+            catalog = Catalog(Path(folder) / "catalog.db")
+        # Its name is gone by now: whoever kills this leaves nothing behind.
+        with contextlib.closing(catalog):
             async with self.open_backend(self.request.config) as backend:
-                with contextlib.closing(Catalog(Path(folder) / "catalog.db")) as catalog:
-                    check = RemoteCheck(backend, catalog, self.reader, self.progress)
-                    yield _Remote(check, catalog)
+                check = RemoteCheck(backend, catalog, self.reader, self.progress)
+                yield _Remote(check, catalog)
 
     async def _ask(self, remote: "_Remote") -> RemoteResult:
         """Look at the remote; what was read of its bytes is kept if that ends early."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.servers import RsyncServer, S3Server, SshServer
 
@@ -21,6 +22,22 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.register_profile("syncer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("syncer")  # how long something takes on a busy machine is no failure
+
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """The tests of a file go to one worker, in the order they were collected in.
+
+    Those of tests/posix are first all on a plain folder and then all on a mount, which is then one for many files.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        where = nodeid.split("::", 1)[0]
+        return f"{where}[syncer]" if where.startswith("tests/posix/") and "[syncer" in nodeid else where
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

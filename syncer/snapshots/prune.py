@@ -183,10 +183,11 @@ class Pruner:
     async def _marks(self) -> AsyncIterator[Marks]:
         with tempfile.TemporaryDirectory(prefix="syncer-prune-") as folder:
             marks = Marks(Path(folder) / "marks.db", self._meta.database.path)
-            try:
-                yield marks
-            finally:
-                marks.close()
+        # Its name is gone by now: whoever kills this leaves nothing behind.
+        try:
+            yield marks
+        finally:
+            marks.close()
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -185,6 +186,22 @@ def test_an_interrupted_check_goes_on(world: CheckWorld) -> None:
     assert not _check_through(world, rest).found
     assert len(rest.read) == trees + 1
     assert not (world.data / "verified").exists()
+
+
+def test_one_that_is_killed_leaves_nothing_in_the_temporary_folder(
+    world: CheckWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    seen: list[list[Path]] = []
+
+    class Watched(FolderBackend):
+        async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+            seen.append(list(folder.iterdir()))
+            return await super().get(key, offset, length)
+
+    assert not _check_through(world, Watched(world.remote)).found
+    assert seen and not any(seen), seen
 
 
 def test_notes_are_for_the_same_check_only(world: CheckWorld) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -379,6 +380,27 @@ async def test_it_may_be_killed_anywhere(tmp_path: Path) -> None:
         await world.check()
     for moment in moments.kept:
         await go_on(moment, world.pictures, tmp_path)
+
+
+async def test_one_that_is_killed_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "data"
+    seen: list[list[Path]] = []
+
+    class Watched(Remote):
+        async def delete(self, key: str) -> None:
+            seen.append([path for path in tmp_path.iterdir() if path != folder])
+            await super().delete(key)
+
+    async with opened(folder, Watched()) as peer:
+        for n in range(2):
+            await peer.file(b"f", random.Random(n).randbytes(100_000))
+            await peer.publish()
+            peer.file_system.unlink(ROOT_INODE, b"f")
+        plan = await prune(peer)
+    assert plan.deleted_packs and seen and not any(seen), seen
 
 
 async def test_who_takes_over_during_a_prune_relies_on_nothing_that_goes(tmp_path: Path) -> None:
