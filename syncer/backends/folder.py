@@ -184,7 +184,10 @@ class FolderBackend(Backend):
         """Have the folder and its `tmp~/`, and on the first put clear away what dead puts have left there."""
         temporary = f"{self._root}/{TEMPORARY}"
         if self._identity is None:
-            _make_folders(self._root, "/")
+            try:
+                _make_folders(self._root, "/")
+            except FileNotFoundError as error:  # such as /proc
+                raise RemoteRefused(f"{self.name}: no folder can be made there", hint="name another place") from error
         self._check_there()
         _make_folders(temporary, self._root)
         if self._cleaned:

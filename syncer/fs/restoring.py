@@ -163,8 +163,7 @@ class Restoring:
             if not S_ISDIR(wanted.mode):
                 path = join_path(path, wanted.name)
         root = live.root()
-        if request.to is not None:
-            self._check_not_past(root, path, live)
+        self._check_way(root, path, live, elsewhere=request.to is not None)
         now = find_path(root, path, load, live.ready)
         if request.to is not None and now is not None:
             self._check_target(now, wanted, live, path)
@@ -174,17 +173,18 @@ class Restoring:
         planned = [_planned(step, load) for step in plan.steps if _is_shown(step)] if request.dry_run else []
         return plan, planned
 
-    def _check_not_past(self, root: Entry, path: bytes, live: LiveTree) -> None:
-        """Raises: UsageError: a name on the way is that of the past, which nothing new may take."""
+    def _check_way(self, root: Entry, path: bytes, live: LiveTree, *, elsewhere: bool) -> None:
+        """Raises: UsageError: a name on the way is that of a file, or of the past, which nothing new may take."""
         above = b""
         for name in path.split(b"/"):
             above = join_path(above, name)
-            if name != self._fs.history_name:
-                continue
-            if find_path(root, above, live.load(self._history.load), live.ready) is None:
-                raise UsageError(
-                    f"{above.decode(errors='surrogateescape')} is where the past is shown", hint="name another place"
-                )
+            shown = above.decode(errors="surrogateescape")
+            now = find_path(root, above, live.load(self._history.load), live.ready)
+            if now is None and elsewhere and name == self._fs.history_name:
+                raise UsageError(f"{shown} is where the past is shown", hint="name another place")
+            if now is not None and above != path and not S_ISDIR(now.mode):
+                hint = "name another place" if elsewhere else f"restore {shown} itself, or name a place with --to"
+                raise UsageError(f"{shown} is not a directory now", hint=hint)
 
     def _check_target(self, now: Entry, wanted: Entry, live: LiveTree, path: bytes) -> None:
         """Raises: UsageError: the place holds what is not of that snapshot."""

@@ -32,6 +32,12 @@ async def test_a_file_in_the_way(tmp_path: Path) -> None:
             await backend.put("object", b"data")
 
 
+async def test_a_file_system_in_which_nobody_makes_folders() -> None:
+    async with FolderBackend(Path("/proc/1/blobs")) as backend:
+        with pytest.raises(RemoteRefused, match="no folder can be made there"):
+            await backend.put("object", b"data")
+
+
 @pytest.mark.skipif(not ROOT, reason="needs root to become somebody who may not write")
 def test_somebody_who_may_not(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir(mode=0o755)

@@ -180,6 +180,24 @@ async def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> N
             await restore(peer, shot, b"photos/2020")
 
 
+async def test_a_file_on_the_way_is_named(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        await peer.file(b"file", b"1")
+        for dry_run in (True, False):
+            with pytest.raises(UsageError, match="file is not a directory now"):
+                await restore(peer, shot, b"photos/2019/small", to=b"file", dry_run=dry_run)
+            with pytest.raises(UsageError, match="file is not a directory now"):
+                await restore(peer, shot, b"photos/2019", to=b"file/deep/below", dry_run=dry_run)
+        peer.file_system.rename(ROOT_INODE, b"photos", ROOT_INODE, b"moved")
+        peer.file_system.rename(ROOT_INODE, b"file", ROOT_INODE, b"photos")
+        with pytest.raises(UsageError, match="photos is not a directory now"):
+            await restore(peer, shot, b"photos/2019/small")
+        await restore(peer, shot, b"photos")
+        assert (await peer.picture_as_read())[b"/photos/2019/small"].content == b"a small picture"
+
+
 @pytest.mark.parametrize("place", [b".snapshots", b"photos/.snapshots", b"photos/.snapshots/latest/x"])
 async def test_nothing_is_made_where_the_past_is_shown(tmp_path: Path, place: bytes) -> None:
     async with opened(tmp_path / "data", Remote()) as peer:
