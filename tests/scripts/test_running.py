@@ -213,7 +213,7 @@ def test_a_failed_check_fails_the_run_although_the_tests_pass(machine: Machine) 
     calls = machine.calls()
     assert [call.split()[1] for call in calls[:3]] == ["ruff", "ruff", "mypy"]
     assert "importlinter" in calls[3]
-    workers = "-n logical --maxprocesses 2 --dist loadfile"
+    workers = "-n logical --maxprocesses 2 --dist loadscope"
     assert calls[4] == f"-m pytest {workers} -m not slow -k a b (long)"
 
     stand_in = (machine.path / "python3").read_text().replace("esac", "    *mypy*) exit 1 ;;\nesac")
