@@ -5,6 +5,7 @@ reserved for downloads under way. All methods run on the event loop's thread.
 """
 
 import contextlib
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ HEADROOM_BYTES = 10_000_000
 """Kept free for what is not counted: the log, the folders themselves, what SQLite needs beyond the estimates here."""
 BATCH_BYTES = 8 * 1024 * 1024
 """Dirty bytes are sealed in stretches of about this much. Room for the second copy of one is kept for the sealer: a
-budget full of what only sealing can shrink would be full for ever."""
+budget full of what only sealing can shrink would be full for ever. Readers may use it meanwhile: what they bring is
+clean, and goes first."""
 LOG_SHARE = 8
 """The WAL may hold this share of the budget. Then every change waits until it has started over, also one that frees."""
 EVICT_BATCH = 1024
@@ -34,6 +36,8 @@ RETIRED_SHARE = 16
 RETIRED_BYTES = 64_000_000
 """Files about to be deleted may take this share of the budget, so many bytes at most, before they are seen to."""
 AMPLE_BYTES = 16 * 1024 * 1024
+LOOK_S = 0.5
+"""How often who waits for room looks at the disk: others may have made some there, and nobody tells."""
 UNCHECKED_CALLS = 32
 UNCHECKED_BYTES = 128 * 1024
 """While so much is free, so many calls for at most so much each are let through without adding everything up."""
@@ -68,7 +72,8 @@ class Budget:
         self.waiting = 0
         """How many wait for room; the uploader and the sealer hurry when there are any."""
         self._queue: deque[object] = deque()
-        """Those who wait, the sealer aside, in their order: who wants much must not wait for ever behind the others."""
+        """Those who wait, the sealer and readers aside, in their order: who wants much must not wait for ever behind
+        the others."""
         self.on_pressure: Callable[[], None] = lambda: None
         meta.database.on_commit.append(self.measure)
 
@@ -99,28 +104,44 @@ class Budget:
         return store_bytes + self._held + self._aside_bytes
 
     def _free(self, *, reading: bool = False) -> int:
-        """Room for new bytes. Commits and checkpoints to come take room too, and nobody asks before they do."""
-        coming = self._wal_bytes + self._meta.database.uncommitted_bytes()
-        disk = os.statvfs(self._meta.database.path.parent)  # others fill it, too
-        of_disk = disk.f_bavail * disk.f_frsize - (0 if reading else DISK_MARGIN_BYTES)
-        return min(self.limit_bytes - HEADROOM_BYTES - BATCH_BYTES - self.used_bytes, of_disk) - coming
+        """Room for new bytes."""
+        of_budget = self.limit_bytes - HEADROOM_BYTES - BATCH_BYTES - self.used_bytes - self._coming()
+        return min(of_budget, self._free_of_disk(0 if reading else DISK_MARGIN_BYTES))
 
     def make_room(self, wanted_bytes: int, *, rows: bool = False, sealing: bool = False, reading: bool = False) -> bool:
         """Evict until *wanted_bytes* fit; False when not enough may go. ATOMIC.
 
         With *rows*, room inside meta.db will do: the bytes are going to be a row there. *sealing* may take the room
-        that is kept for it; *reading*, what is kept of the disk.
+        that is kept for it; *reading* that too, and what is kept of the disk.
         """
         self._unchecked = 0
         spare_bytes = (self._reusable_bytes if rows else 0) + (BATCH_BYTES if sealing else 0)
         while (missing := wanted_bytes - self._free(reading=reading) - spare_bytes) > 0:
             chosen = self._victims(missing)
-            if not chosen:
-                return False
-            self._cache.evict(chosen)
-            if chosen[0].cached == CACHED_ROW:  # the pages come back with the next commits and checkpoint
-                return False
+            if chosen:
+                self._cache.evict(chosen)
+            if not chosen or chosen[0].cached == CACHED_ROW:  # whose pages come back with the next commits, checkpoint
+                if reading:
+                    return missing <= BATCH_BYTES and wanted_bytes <= self._free_of_disk(0)
+                return not chosen and sealing and self._may_exceed(wanted_bytes)
         return True
+
+    def _may_exceed(self, wanted_bytes: int) -> bool:
+        """Whether DATA holds more than the budget, which was larger before, and the disk has room for one batch.
+
+        Only sealing makes it less then, and it frees what it has copied before it goes on.
+        """
+        is_beyond = self.used_bytes - self._held > self.limit_bytes
+        return is_beyond and self._held + wanted_bytes <= BATCH_BYTES and wanted_bytes <= self._free_of_disk()
+
+    def _free_of_disk(self, margin_bytes: int = DISK_MARGIN_BYTES) -> int:
+        """What others leave of the disk, after commits and checkpoints to come, and *margin_bytes*."""
+        disk = os.statvfs(self._meta.database.path.parent)
+        return disk.f_bavail * disk.f_frsize - margin_bytes - self._coming()
+
+    def _coming(self) -> int:
+        """What commits and checkpoints to come take, which nobody asks before."""
+        return self._wal_bytes + self._meta.database.uncommitted_bytes()
 
     def _victims(self, missing_bytes: int) -> list[Block]:
         """Least recently used blocks of one kind, about *missing_bytes* together, or more where room comes slowly."""
@@ -149,26 +170,31 @@ class Budget:
     ) -> None:
         """Return when *wanted_bytes* may be written now, before the next await of the caller: first come, first served.
 
+        But the sealer and readers do not stand behind writers, who may wait for uploads.
+
         Raises:
             BudgetExhausted: there was no room within *deadline_s*.
         """
-        if (sealing or not self._queue) and self.make_room(wanted_bytes, rows=rows, sealing=sealing, reading=reading):
+        is_queued = not (sealing or reading)
+        fit = functools.partial(self.make_room, wanted_bytes, rows=rows, sealing=sealing, reading=reading)
+        if (not is_queued or not self._queue) and fit():
             return
         me = object()
-        if not sealing:
+        if is_queued:
             self._queue.append(me)
         self.waiting += 1
         try:
             with trio.move_on_after(deadline_s):
                 while True:
                     self.on_pressure()
-                    await self._room.wait()
-                    my_turn = sealing or self._queue[0] is me
-                    if my_turn and self.make_room(wanted_bytes, rows=rows, sealing=sealing, reading=reading):
+                    with trio.move_on_after(LOOK_S):
+                        await self._room.wait()
+                    my_turn = not is_queued or self._queue[0] is me
+                    if my_turn and fit():
                         return
         finally:
             self.waiting -= 1
-            if not sealing:
+            if is_queued:
                 self._queue.remove(me)
             self.changed()
         raise BudgetExhausted("the budget, or the disk, is full of data that is not on the remote yet")
@@ -227,6 +253,7 @@ class Budget:
             yield
         finally:
             self._held -= amount_bytes
+            self.changed()
 
     @contextlib.contextmanager
     def pin(self, numbers: list[int]) -> Iterator[None]:

@@ -215,6 +215,8 @@ class Fetcher:
             with scope:
                 async with self._slots:
                     need = sum(file_bytes(block.size) for block in item.blocks)
+                    if len(item.blocks) > 1 and not self._budget.make_room(need, reading=True):
+                        return self._halve(item, deadline_s)
                     await self._budget.reserve(need, deadline_s, reading=True)
                     with self._budget.hold(need):
                         await self._fetch_range(item)
@@ -298,6 +300,15 @@ class Fetcher:
             else:
                 flight.scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
                 self._nursery.start_soon(self._bring, _range([now]), flight.scope, deadline_s)
+
+    def _halve(self, item: Range, deadline_s: float) -> None:
+        """There is no room for all of it at once: each half by itself."""
+        middle = len(item.blocks) // 2
+        for half in (item.blocks[:middle], item.blocks[middle:]):
+            scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
+            for block in half:
+                self._flights[block.number].scope = scope
+            self._nursery.start_soon(self._bring, _range(half), scope, deadline_s)
 
     def _fail(self, blocks: Iterable[Block], error: SyncerError) -> None:
         for block in blocks:

@@ -5,6 +5,7 @@ cut in a thread, a stretch at a time: where they hold many small ranges, togethe
 stretch of a file has become too fragmented all the same it is cut anew.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -319,7 +320,8 @@ class Sealer:
             data = None
             if extent.source > 0:
                 await trio.lowlevel.checkpoint()
-                data = self._store.read(extent, 0, extent.length) if self._store.has(extent) else None
+                with contextlib.suppress(LocalDamage):  # then what is dirty is sealed without it
+                    data = self._store.read(extent, 0, extent.length) if self._store.has(extent) else None
                 if data is None:  # its only extent went meanwhile, or the copy turned out to be bad
                     return None
             parts.append(data)

@@ -17,7 +17,7 @@ from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import NOTHING, BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
-from syncer.errors import BudgetExhausted
+from syncer.errors import BudgetExhausted, LocalDamage
 from syncer.fs.eraser import Eraser
 from syncer.fs.handles import OpenFile
 from syncer.fs.readahead import Limits, ReadAhead
@@ -224,7 +224,10 @@ class FileIO:
             parts = []
             position = 0
             for extent in self._meta.extents.find(inode.number, 0, inode.size):
-                data = self._store.read(extent, 0, extent.length)
+                try:
+                    data = self._store.read(extent, 0, extent.length)
+                except LocalDamage:  # no reason not to take new bytes, maybe in the place of those that are lost
+                    data = None
                 if data is None:
                     return False
                 parts += [bytes(extent.start - position), data]

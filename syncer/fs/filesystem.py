@@ -72,6 +72,16 @@ class FileSystem:
         """
         await self.io.room(amount, rows=True)
 
+    async def room_for_name(self, name: bytes, new_parent: int, new_name: bytes) -> None:
+        """Return when the entry *name* may be called *new_name*; before what does it, which awaits nothing.
+
+        Only where that is longer, and takes nobody's place, it needs room. Raises: OSError.
+        """
+        if len(new_name) > len(name) and self.names.lookup(new_parent, new_name) is None:
+            await self.room(METADATA_BYTES)
+        else:
+            await self.keep_up()
+
     def settle(self) -> None:
         """To be called when the caller of the last operation has its answer: it leaves work for then."""
         self.io.settle()

@@ -160,7 +160,7 @@ class Adapter(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         _live(parent_inode_old, parent_inode_new)
-        await self._fs.keep_up()
+        await self._fs.room_for_name(name_old, parent_inode_new, name_new)
         if flags == pyfuse3.RENAME_EXCHANGE:
             self._fs.exchange(parent_inode_old, name_old, parent_inode_new, name_new)
         elif flags in (0, pyfuse3.RENAME_NOREPLACE):

@@ -20,7 +20,7 @@ from syncer.errors import LocalDamage, recover_command
 from syncer.meta import schema
 from syncer.meta.doubt import DOUBTED, DoubtNote
 from syncer.meta.journal import Journal, read_records
-from syncer.meta.reserve import RESERVE, Reserve
+from syncer.meta.reserve import RESERVE, RESERVE_BYTES, Reserve, free_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,18 +122,20 @@ class Database:
         """
         self.path = path
         self._descriptor = _opened_private(path)
+        self.reserve = Reserve(path.with_name(RESERVE))
         self.connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
         try:
-            self._open()
+            self._open_with_room()
         except sqlite3.DatabaseError as error:
             self.connection.close()
             os.close(self._descriptor)
-            raise LocalDamage(f"{path}: {error}", hint=f"rebuild it: {recover_command(path.parent)}") from error
+            is_full = not self.reserve.size and free_bytes(path.parent) < RESERVE_BYTES
+            hint = "make room on that disk" if is_full else f"rebuild it: {recover_command(path.parent)}"
+            raise LocalDamage(f"{path}: {error}", hint=hint) from error
         self._journal_folder = journal_folder
         self._replay: dict[int, Callable[..., object]] = {}
         self._tables: list[Table] = []
         self.journal: Journal | None = None
-        self.reserve = Reserve(path.with_name(RESERVE))
         self.doubt_note = DoubtNote(path.with_name(DOUBTED))
         self._is_log_doubted = False
         """Whether the WAL may lack what the disk did not take; until all of it is in meta.db."""
@@ -148,6 +150,15 @@ class Database:
         self.committed_position = self.state_integer("journal_position")
         self.kept_bytes = 0
         """As much of the journal stays although meta.db has it, if it then reaches back to the last snapshot."""
+
+    def _open_with_room(self) -> None:
+        """On a full disk with the room that is kept for that: SQLite makes files beside meta.db."""
+        try:
+            self._open()
+        except sqlite3.OperationalError:
+            if not self.reserve.release():
+                raise
+            self._open()
 
     def _open(self) -> None:
         execute = self.connection.execute

@@ -14,11 +14,24 @@ _AMPLE = 8
 """The room is taken again once so many times as much is free."""
 
 
+def free_bytes(folder: Path) -> int:
+    """What the disk of *folder* has left."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 class Reserve:
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.size = 0
+        self.size = self._taken()
+        """What it takes of the disk. The run before may have left it there, on a disk that is full by now."""
         self.renew()
+
+    def _taken(self) -> int:
+        try:
+            return self._path.stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
 
     def release(self) -> bool:
         """Give the room back to the disk, for what is tried again now. False when that was done before."""
@@ -30,15 +43,14 @@ class Reserve:
 
     def renew(self) -> None:
         """Take the room, if it is not taken and the disk has plenty."""
-        if self.size:
+        if self.size >= RESERVE_BYTES:
             return
-        disk = os.statvfs(self._path.parent)
-        if disk.f_bavail * disk.f_frsize < _AMPLE * RESERVE_BYTES:
+        if free_bytes(self._path.parent) < _AMPLE * RESERVE_BYTES:
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with contextlib.suppress(OSError):  # filled by others just now, or a file system that cannot
                 os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
-                self.size = RESERVE_BYTES
         finally:
             os.close(descriptor)
+            self.size = self._taken()

@@ -3,15 +3,18 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 import trio.testing
 
 from syncer.backends.memory import MemoryBackend
+from syncer.engine import Engine
+from syncer.errors import RemoteFull
 from syncer.meta.importer import Importer
 from syncer.meta.store import MetaStore
-from syncer.values import CONTENT, BlockId, PackId
+from syncer.values import CONTENT, ROOT_INODE, BlockId, PackId
 from tests.support.opened import ME, READER, create, flush, opened
 
 WRITE_BYTES = 131_072
@@ -263,3 +266,98 @@ async def test_the_log_is_bounded_while_a_snapshot_is_made_and_changes_wait_for_
                 await trio.lowlevel.checkpoint()
         assert longest < engine.settings.budget_bytes / 4
         remote.gate.set()
+
+
+async def test_names_that_become_longer_ask_for_room(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryBackend(), network_deadline_s=0.5) as engine:
+        names, budget = engine.file_system, engine.store.budget
+        for number in range(200):
+            names.create(ROOT_INODE, b"%d" % number, 0o100644, ME)
+        engine.commit()
+        with budget.hold(budget.limit_bytes):
+            with pytest.raises(OSError, match="budget") as caught:
+                await names.room_for_name(b"7", ROOT_INODE, b"7" * 200)
+            assert caught.value.errno == errno.ENOSPC
+            for old, new in ((b"7", b"x"), (b"8", b"123")):  # no longer than before; in the place of another
+                await names.room_for_name(old, ROOT_INODE, new)
+                names.rename(ROOT_INODE, old, ROOT_INODE, new)
+
+
+async def test_room_that_others_make_on_the_disk_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody tells, and nothing happens here meanwhile that would have somebody look."""
+    async with opened(tmp_path, MemoryBackend(), network_deadline_s=30.0) as engine:
+        _, handle = create(engine, b"f")
+        await flush(engine)
+        await engine.checkpoint()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
+            engine.store.budget.measure()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.file_system.write, handle, 0, b"x" * 1_000_000)
+                with trio.fail_after(5):
+                    while not engine.store.budget.waiting:
+                        await trio.sleep(0.01)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                patch.undo()
+                nursery.cancel_scope.deadline = trio.current_time() + 10
+        assert engine.meta.inodes.need(engine.file_system.handles.get(handle).number).size == 1_000_000
+
+
+async def test_reads_go_on_when_the_budget_is_full_of_what_cannot_leave(tmp_path: Path) -> None:
+    """A remote that is full takes nothing, and gives what it has."""
+    remote, content = Full(), os.urandom(20_000_000)
+    async with opened(tmp_path, remote, network_deadline_s=2.0) as engine:
+        _, clean = create(engine, b"clean")
+        for offset in range(0, len(content), WRITE_BYTES):
+            await engine.file_system.write(clean, offset, content[offset : offset + WRITE_BYTES])
+        await flush(engine)
+        remote.full = True
+        _, dirty = create(engine, b"dirty")
+        with pytest.raises(OSError, match="budget") as caught:
+            for offset in range(0, 80_000_000, WRITE_BYTES):
+                await engine.file_system.write(dirty, offset, os.urandom(WRITE_BYTES))
+        assert caught.value.errno == errno.ENOSPC
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_refused, engine, dirty)
+            for offset in range(0, len(content), WRITE_BYTES):
+                assert await engine.file_system.read(clean, offset, WRITE_BYTES) == content[offset:][:WRITE_BYTES]
+                assert engine.store.budget.used_bytes <= 64_000_000
+        remote.full = False
+
+
+class Full(MemoryBackend):
+    """A remote that has no room for packs while it is `full`."""
+
+    full = False
+
+    async def put(self, key: str, data: bytes | memoryview) -> None:
+        if self.full and key.startswith("packs/"):
+            raise RemoteFull("full")
+        await super().put(key, data)
+
+
+async def _refused(engine: Engine, handle: int) -> None:
+    """Others do not get past who waits for room, but readers do."""
+    with pytest.raises(OSError, match="budget"):
+        await engine.file_system.write(handle, 0, os.urandom(WRITE_BYTES))
+
+
+async def test_a_budget_that_was_made_smaller_than_what_waits_is_kept_in_the_end(tmp_path: Path) -> None:
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote, budget_bytes=200_000_000, upload_delay_s=1e6) as engine:
+        number, handle = create(engine, b"image")
+        engine.file_system.setattr(number, size=120_000_000)
+        for offset in range(0, 100_000_000, WRITE_BYTES):
+            await engine.file_system.write(handle, offset, os.urandom(WRITE_BYTES))
+        assert engine.store.dirty.total_bytes >= 100_000_000
+    async with opened(tmp_path, remote, upload_delay_s=1e6) as engine:
+        before = engine.store.budget.used_bytes
+        assert before > 100_000_000
+        with trio.fail_after(25):
+            await engine.sealer.seal_quiet(0.0)
+        assert engine.store.dirty.total_bytes < 20_000_000
+        assert engine.store.budget.used_bytes < before + 20_000_000
+        await flush(engine)
+        _, more = create(engine, b"more")
+        await engine.file_system.write(more, 0, os.urandom(WRITE_BYTES))
+        assert engine.store.budget.used_bytes <= 64_000_000

@@ -12,7 +12,7 @@ from syncer.blocks.pack import pack_key
 from syncer.engine import Engine
 from syncer.errors import LocalDamage, ObjectCorrupt, ObjectMissing
 from syncer.meta import rules
-from syncer.meta.blocktable import Block
+from syncer.meta.blocktable import CACHED_ROW, Block
 from syncer.meta.extents import Extent
 from tests.support.opened import READER, WRITER, create, evict_all, flush, landed, opened
 
@@ -264,3 +264,37 @@ def test_what_stands_for_a_bad_disk() -> None:
     with open(NO_DISK, "rb", buffering=0) as file, pytest.raises(OSError) as caught:
         file.read(10)
     assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("size", [10_000, 200_000])
+async def test_a_file_that_has_lost_bytes_here_takes_new_ones(tmp_path: Path, size: int) -> None:
+    """All of a file, and a part of it: what else is lost of it must keep neither from being written and sent."""
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        whole, part = [(await written(engine, name, os.urandom(size))) for name in (b"whole", b"part")]
+        await engine.sealer.seal_everything()
+        for number, _ in (whole, part):
+            spoil_here(engine, block_of(engine, number))
+        new = os.urandom(size)
+        assert await engine.file_system.write(whole[1], 0, new) == size
+        assert await engine.file_system.write(part[1], 0, b"x" * 100) == 100
+        assert await engine.file_system.write(part[1], 300, b"y" * 100) == 100
+        await engine.sealer.seal_quiet(0.0)
+        assert not engine.sealer.unsealed
+        assert await content(engine, whole[1], size) == new
+        assert await engine.file_system.read(part[1], 0, 100) == b"x" * 100
+        with pytest.raises(LocalDamage):
+            await engine.file_system.read(part[1], 200, 50)
+        with pytest.raises(LocalDamage, match="part"):
+            await flush(engine)
+
+
+def spoil_here(engine: Engine, block: Block) -> None:
+    """Have other bytes in the local copy of the block."""
+    if block.cached == CACHED_ROW:
+        engine.meta.database.begin()
+        wrong = bytes(block.size)
+        engine.meta.blocks.execute("UPDATE block_data SET data = ? WHERE number = ?", (wrong, block.number))
+    else:
+        path = engine.store.cache.path(block.id)
+        engine.store.cache.close()
+        path.write_bytes(bytes(block.size))
