@@ -138,6 +138,8 @@ def _read(arguments: Mapping[str, object], kind: type[Q]) -> Q:
 
 async def _select(engine: Engine, said: Said) -> Snapshot:
     """Raises: NoSuchSnapshot."""
+    if engine.read_only:  # others go on writing: what is known here may lack the one that is meant
+        await engine.history.snapshots(LIST_WAIT_S)
     try:
         return select(said.text, engine.history.known(), said.moment_ns)
     except NoSuchSnapshot:
