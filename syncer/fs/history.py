@@ -24,7 +24,7 @@ from syncer.fs.handles import O_ACCMODE, O_TRUNC
 from syncer.fs.pastfile import PastFile, PastFiles
 from syncer.meta.inodes import Inode
 from syncer.snapshots.history import History, Place, Snapshot
-from syncer.snapshots.naming import snapshot_names
+from syncer.snapshots.naming import find_by_long_name, snapshot_names
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.versions import directory_versions
 from syncer.values import NAME_MAX_BYTES, ROOT_INODE, TreeId
@@ -332,7 +332,7 @@ class HistoryTree:
         snapshot = self._named().get(name)
         if snapshot is None:
             await self._refreshed()
-            snapshot = self._named().get(name)
+            snapshot = self._named().get(name) or find_by_long_name(name, self._history.known())
         if snapshot is None:
             return None
         view = self._view(entrance, name, snapshot)

@@ -267,6 +267,12 @@ async def test_snapshots_of_one_second_have_names_of_their_own(tmp_path: Path, m
         assert names == [second + b".000000001", second + b".000000002", second + b".000000002-2"]
         top = await kernel.need(kernel.entrance(), names[1])
         assert set(await kernel.list(top)) == {b"0", b"1"}
+        one, _, three, _ = peer.engine.history.known()
+        for other in (one, three):  # the second is left alone in its second, while somebody is on the way through it
+            await peer.engine.thinner.delete(other)
+        assert list(await kernel.list(kernel.entrance())) == [second, plain, LATEST]
+        assert await kernel.need(kernel.entrance(), names[1]) == await kernel.need(kernel.entrance(), second) == top
+        assert await kernel.find(kernel.entrance(), names[0]) is None
 
 
 async def test_a_label_is_part_of_the_name(tmp_path: Path) -> None:
