@@ -315,17 +315,15 @@ class _Run:
 
     # --- deleting ------------------------------------------------------------------------------------------------
 
-    async def check_followers(self) -> None:
+    async def check_followers(self, hint: str = "nothing was deleted; try again") -> None:
         """Make sure that no follower has begun to need what goes while it was found out what that is.
 
-        Raises: BackendError: one has, or it cannot be told; nothing was deleted.
+        Raises: BackendError: one has, or it cannot be told.
         """
         needed = await needed_by_followers(self._backend)
         for one in self.going:
             if one.place in needed:
-                raise RemoteUnreachable(
-                    f"a machine that follows has begun to need {_name(one)}", hint="nothing was deleted; try again"
-                )
+                raise RemoteUnreachable(f"a machine that follows has begun to need {_name(one)}", hint=hint)
 
     async def carry_out(self, plan: Plan) -> None:
         """Do what was planned. Raises: as `Pruner.prune`."""
@@ -333,6 +331,8 @@ class _Run:
         doomed.forget_gone(await self._in_thread(self.marks.undeleted))
         self.tell(Step("deleting snapshots", 0, len(self.going)))
         await self._owner._thinner.drop(self.going)
+        # From here on no follower finds these any more. One that found one just before has said so by now.
+        await self.check_followers("what it needs is still there; try again when it has gone on")
         await self._rewrite()
         await self._forget()
         await self._doom_strays()
