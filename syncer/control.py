@@ -454,7 +454,9 @@ def _address(path: Path) -> Iterator[bytes]:
 
 
 def _error_message(error: SyncerError) -> dict[str, object]:
-    return {"error": {"name": type(error).__name__, "message": str(error), "hint": error.hint}}
+    """Named by a class that every process knows: those of errors.py. Others are known where their modules are."""
+    known = next(kind for kind in type(error).__mro__ if kind.__module__ == SyncerError.__module__)
+    return {"error": {"name": known.__name__, "message": str(error), "hint": error.hint}}
 
 
 def _error_class(name: str) -> type[SyncerError]:

@@ -183,6 +183,7 @@ class Engine:
         self.publisher.catch_up = self.checkpoint
         self.publisher.on_refused = self._refused
         self.publisher.on_published = self.housekeeper.wake
+        self.thinner.in_use = self.past.in_use
         self.uploader.pressed = lambda: self.store.budget.waiting > 0
 
     def _refused(self) -> None:

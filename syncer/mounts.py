@@ -50,10 +50,13 @@ def locate(path: Path) -> tuple[Path, Mount | None]:
 
     Symbolic links are followed up to the edge of a mount and never inside it; what does not exist is no error.
 
-    Raises: DataUnusable: links that go round in a circle.
+    Raises: DataUnusable: links that go round in a circle, or *path* begins in a working directory that was removed.
     """
     table = _table()
-    todo = _segments(os.path.join(os.getcwdb(), os.fsencode(path)))
+    try:
+        todo = _segments(os.fsencode(path) if path.is_absolute() else os.path.join(os.getcwdb(), os.fsencode(path)))
+    except FileNotFoundError as error:
+        raise DataUnusable("the working directory was removed", hint="go to one that is there") from error
     here = b"/"
     links = 0
     while todo:

@@ -26,7 +26,7 @@ from syncer.snapshots.nodes import Entry
 from syncer.snapshots.plan import find_path
 from syncer.snapshots.prune import UNLIMITED, Plan, Step
 from syncer.snapshots.retention import parse
-from syncer.snapshots.selector import NOW, NoSuchSnapshot, check_label, select
+from syncer.snapshots.selector import NOW, NoSuchSnapshot, check_label, named, select
 from syncer.snapshots.tree import load_root
 from syncer.snapshots.versions import versions
 from syncer.values import ROOT_INODE
@@ -138,10 +138,25 @@ def _read(arguments: Mapping[str, object], kind: type[Q]) -> Q:
 
 async def _select(engine: Engine, said: Said) -> Snapshot:
     """Raises: NoSuchSnapshot."""
+    if engine.read_only:  # others go on writing: what is known here may lack the one that is meant
+        await engine.history.snapshots(LIST_WAIT_S)
     try:
         return select(said.text, engine.history.known(), said.moment_ns)
     except NoSuchSnapshot:
         return select(said.text, await engine.history.snapshots(), said.moment_ns)
+
+
+async def _named(engine: Engine, text: str) -> Snapshot:
+    """The snapshot that is called *text*. What is to go for good is not looked for by a moment: a name that is mistyped
+    may be one, and the newest snapshot before it another one than was meant.
+
+    Raises: NoSuchSnapshot.
+    """
+    found = named(text, engine.history.known()) or named(text, await engine.history.snapshots())
+    if found is None:
+        hint = "give its name, its label or its id, no moment; `syncer snapshots` lists them"
+        raise NoSuchSnapshot(f"no snapshot is called {text!r}", hint=hint)
+    return found
 
 
 def _described(engine: Engine, snapshot: Snapshot) -> dict[str, object]:
@@ -350,7 +365,7 @@ async def _restore(engine: Engine, question: RestoreQuestion) -> dict[str, objec
 
 async def _delete(engine: Engine, question: DeleteQuestion, released: bool) -> dict[str, object]:
     engine.file_system.check_writable()
-    snapshot = await _select(engine, question.snapshot)
+    snapshot = await _named(engine, question.snapshot.text)
     described = _described(engine, snapshot)
     async with _claimed(engine, released):
         await engine.thinner.delete(snapshot)

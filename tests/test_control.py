@@ -20,7 +20,7 @@ import trio
 
 from syncer import control
 from syncer.control import Client, Progress, Status
-from syncer.errors import BudgetExhausted, DeadlinePassed, NotMounted, RemoteUnreachable, SyncerError
+from syncer.errors import BudgetExhausted, DeadlinePassed, NotMounted, RemoteUnreachable, SyncerError, UsageError
 
 T = TypeVar("T")
 
@@ -311,6 +311,20 @@ async def test_errors_come_out_as_what_they_are(tmp_path: Path, kind: type[Synce
                 await ask(tmp_path, question)
             assert type(caught.value) is kind
             assert (str(caught.value), caught.value.hint) == ("nas does not answer", "plug it in")
+
+
+async def test_what_only_the_mount_knows_comes_out_as_the_kind_of_error_that_it_is(tmp_path: Path) -> None:
+    """So the exit code does not depend on which modules the one who asks has loaded."""
+
+    class Particular(UsageError):
+        pass
+
+    async with serving(tmp_path) as mount:
+        mount.failure = Particular("nobody is called that")
+        mount.release.set()
+        with pytest.raises(UsageError) as caught:
+            await ask(tmp_path, lambda client: client.flush(lambda _: None))
+        assert type(caught.value) is UsageError
 
 
 async def test_a_defect_in_a_request_is_reported_logged_and_survived(

@@ -59,6 +59,15 @@ def test_relative_paths_start_in_the_working_directory(place: Path, monkeypatch:
     assert mounts.resolve(Path(ODD)) == place / ODD
 
 
+def test_a_working_directory_that_was_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(DataUnusable, match="working directory was removed"):
+        mounts.locate(Path("below"))
+    assert mounts.locate(tmp_path / "other") == (tmp_path / "other", None)
+
+
 def test_leaving_a_mount_by_dots_means_what_is_beside_it(place: Path) -> None:
     assert mounts.locate(place / "my mnt" / ".." / ODD) == (place / ODD, None)
     assert mounts.resolve(place / "my mnt" / ".." / ODD) == place / ODD

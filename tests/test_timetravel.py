@@ -65,6 +65,38 @@ async def test_of_two_with_the_same_label_at_once_one_is_taken(tmp_path: Path) -
     assert [shot.label for shot in remote.snapshots()] == ["one"]
 
 
+async def test_a_snapshot_is_not_deleted_by_a_moment(tmp_path: Path) -> None:
+    """A name with a slip in it is a moment, too, and the newest snapshot before it one that is to stay."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        kept = await ask(peer, "snapshot", label="kept")
+        await ask(peer, "snapshot", label="other")
+        await ask(peer, "snapshot", label="last")
+        slip = {"text": "2038-01-01_00-00-00", "moment_ns": kept["time_ns"]}
+        assert (await ask(peer, "diff", old=slip))["old"] == kept
+        with pytest.raises(UsageError, match="no snapshot is called '2038-01-01_00-00-00'"):
+            await ask(peer, "delete", snapshot=slip)
+        assert (await ask(peer, "delete", snapshot=said("other")))["label"] == "other"
+        assert (await ask(peer, "delete", snapshot=said(kept["name"])))["label"] == "kept"
+        with pytest.raises(UsageError, match="newest snapshot stays"):
+            await ask(peer, "delete", snapshot=said("latest"))
+
+
+async def test_who_only_reads_asks_for_what_others_have_published(tmp_path: Path) -> None:
+    """Else `latest` and `yesterday` would be what they were when it was mounted."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await peer.file(b"one", b"1")
+        await ask(peer, "snapshot")
+        async with opened(tmp_path / "other", remote, read_only=True) as reader:
+            await peer.file(b"two", b"1")
+            second = await ask(peer, "snapshot")
+            await peer.file(b"three", b"1")
+            third = await ask(peer, "snapshot")
+            between = {"text": "some time ago", "moment_ns": third["time_ns"] - 1}
+            answer = await ask(reader, "diff", old=between, new=said("latest"))
+            assert (answer["old"]["id"], answer["new"]["id"]) == (second["id"], third["id"])
+
+
 async def test_what_differs_from_now_is_told_without_publishing(tmp_path: Path) -> None:
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:

@@ -15,7 +15,7 @@ INCOMPLETE = 1
 @click.argument("snapshot", metavar="SNAPSHOT")
 @click.argument("path", metavar="PATH")
 @click.option("--to", metavar="DIR", help="Make a copy there instead: DIR holds then what the directory PATH held.")
-@click.option("--delete", is_flag=True, help="Remove what SNAPSHOT does not know from the directories restored.")
+@click.option("--delete", is_flag=True, help="Remove what SNAPSHOT does not know at PATH.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--data", type=untouched, metavar="DATA", help="Of this DATA; paths are from its root on.")
 @click.option("--no-snapshot", is_flag=True, help="Do not take a snapshot first: it cannot be undone then.")

@@ -21,8 +21,8 @@ def command(target: Path | None, label: str | None, doomed: str | None, timeout_
     taken even when nothing has changed since the last. The exit code is 10 when the time that --timeout gives was not
     enough: what is not uploaded by then goes up later, and no snapshot is taken.
 
-    --delete removes a snapshot, named as for `syncer diff`, from history; the newest one stays. What only it needed
-    comes back with the next `syncer prune`.
+    --delete removes a snapshot from history, named as for `syncer diff` but not by a moment; the newest one stays. What
+    only it needed comes back with the next `syncer prune`.
 
     \b
     Examples:

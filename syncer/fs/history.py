@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from stat import S_IFDIR, S_IFLNK, S_ISDIR, S_ISLNK, S_ISREG
 from typing import NamedTuple
 
+import trio
+
 from syncer.fs.filesystem import FileSystemStatus
 from syncer.fs.handles import O_ACCMODE, O_TRUNC
 from syncer.fs.pastfile import PastFile, PastFiles
 from syncer.meta.inodes import Inode
 from syncer.snapshots.history import History, Place, Snapshot
-from syncer.snapshots.naming import snapshot_names
+from syncer.snapshots.naming import find_by_long_name, snapshot_names
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.versions import directory_versions
 from syncer.values import NAME_MAX_BYTES, ROOT_INODE, TreeId
@@ -34,6 +36,8 @@ RECENT = 2048
 """So many entries are kept at hand: programs ask several times about each file of a listing."""
 FIRST_WAIT_S = 5.0
 """How long the first who looks waits for the remote to say which snapshots there are; later ones are not kept."""
+IN_USE_S = 600.0
+"""Who has looked into a snapshot may do so again for so long: a copying program comes back after each long file."""
 FOREVER_S, BRIEFLY_S, NEVER_S = 3600.0, 1.0, 0.0
 """How long the kernel may believe what it was told: of what never changes; of which snapshots there are, which it would
 else ask for with every path that leads through; and of where `latest` leads."""
@@ -147,6 +151,9 @@ class HistoryTree:
         self._recent: OrderedDict[int, Entry] = OrderedDict()
         self._directories: dict[int, _Directory] = {}
         self._open: dict[int, PastFile] = {}
+        self._open_in: dict[int, Place] = {}
+        self._looked_at: dict[Place, float] = {}
+        """When somebody looked into a snapshot last."""
         self._last_number = PAST
         self._names: dict[bytes, Snapshot] = {}
         self._names_of: dict[Place, bytes] = {}
@@ -234,6 +241,19 @@ class HistoryTree:
         elif isinstance(node.parent, _Entrance):
             node.parent.latest = None
 
+    # --- who looks -----------------------------------------------------------------------------------------------
+
+    def in_use(self) -> set[Place]:
+        """The snapshots that somebody has a file open of, or has looked into lately. To list their names is no look."""
+        begin = trio.current_time() - IN_USE_S
+        self._looked_at = {place: at for place, at in self._looked_at.items() if at >= begin}
+        return {*self._looked_at, *self._open_in.values()}
+
+    def _look(self, node: _Node) -> None:
+        view = node if isinstance(node, _View) else node.view
+        if view is not None:
+            self._looked_at[view.snapshot.place] = trio.current_time()
+
     # --- which snapshots -----------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
@@ -295,6 +315,7 @@ class HistoryTree:
                 return None if above is None else await self._seen(above)
             if isinstance(directory, _Entrance):
                 return await self._behind(directory, name)
+            self._look(directory)
             tree = await self._tree(directory)
             entry = await self._history.find(tree, name)
         if entry is None:
@@ -311,7 +332,7 @@ class HistoryTree:
         snapshot = self._named().get(name)
         if snapshot is None:
             await self._refreshed()
-            snapshot = self._named().get(name)
+            snapshot = self._named().get(name) or find_by_long_name(name, self._history.known())
         if snapshot is None:
             return None
         view = self._view(entrance, name, snapshot)
@@ -474,6 +495,7 @@ class HistoryTree:
         return found
 
     async def _entries_after(self, directory: _Directory, after: int, limit: int) -> list[Listed]:
+        self._look(directory.node)
         skipped = after - directory.skip
         if not 0 <= skipped < len(directory.page):
             tree = await self._tree(directory.node)
@@ -495,8 +517,9 @@ class HistoryTree:
             entry = await self._entry(node)
         if not S_ISREG(entry.mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        self._look(node)
         handle = self.new_number()
-        self._open[handle] = PastFile(entry)
+        self._open[handle], self._open_in[handle] = PastFile(entry), _view_of(node).snapshot.place
         return handle
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
@@ -506,6 +529,8 @@ class HistoryTree:
 
     def release(self, handle: int) -> None:
         del self._open[handle]
+        place = self._open_in.pop(handle)
+        self._looked_at[place] = trio.current_time()
 
     def keeps_pages(self, handle: int) -> bool:
         """Whether what the kernel has cached of the file is what an open file holds: nothing here ever changes."""

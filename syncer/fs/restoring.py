@@ -33,8 +33,8 @@ class Request:
     """What is to be restored. *path* and *to* are from the root on.
 
     *to*: where a directory's content, or a file itself, is to stand as a copy; None: where it was. *delete*: what the
-    snapshot does not know of a directory is removed. *snapshot_first*: what changed since the last snapshot gets into
-    one before, so that the restoration can be undone.
+    snapshot does not know is removed, *path* itself if that is so. *snapshot_first*: what changed since the last
+    snapshot gets into one before, so that the restoration can be undone.
     """
 
     snapshot: Snapshot
@@ -57,8 +57,8 @@ class Planned:
 
 @dataclass(slots=True)
 class Report:
-    """What was done, or would be. *before*: the newest snapshot then, which is how things were. *left*: names that the
-    past does not know, and that stay."""
+    """What was done, or would be. *before*: the snapshot that has all that was changed as it was; None where none has.
+    *left*: names that the past does not know, and that stay."""
 
     before: Place | None = None
     planned: list[Planned] = field(default_factory=list)
@@ -106,21 +106,22 @@ class Restoring:
 
     async def _restore(self, request: Request) -> Report:
         wanted = await self._history.lookup(request.snapshot, request.path)
-        if wanted is None:
-            raise UsageError(
-                f"{request.path.decode(errors='surrogateescape')} is not in that snapshot",
-                hint="`syncer diff` and `syncer snapshots PATH` show when it was there",
-            )
+        if wanted is None and (request.to is not None or not request.delete):
+            raise _unknown(request)
         if not request.dry_run and request.snapshot_first:
             await self._snapshot_first()
-        planned_ns = time.time_ns()
+        # ATOMIC: what is not in the newest snapshot by now has been changed since the moment that it shows.
+        head, since_ns, has_changes = self._meta.snapshots.head(), time.time_ns(), self._publisher.has_changes()
+        before = None
+        if head is not None and (request.snapshot_first or not has_changes):
+            before = head.peer, head.seq
+            since_ns = head.time_ns if has_changes else since_ns
         plan, planned = await self._publisher.examine(lambda live: self._plan(live, request, wanted))
         report = Report(planned=planned, left=plan.left)
         if request.dry_run:
             return report
-        head = self._meta.snapshots.head()
-        report.before = None if head is None else (head.peer, head.seq)
-        await self._work(request, plan, planned_ns, report)
+        report.before = before
+        await self._work(request, plan, since_ns, report)
         return report
 
     async def _snapshot_first(self) -> None:
@@ -154,18 +155,20 @@ class Restoring:
         report.problems = done.problems
         self._meta.commit()
 
-    def _plan(self, live: LiveTree, request: Request, wanted: Entry) -> tuple[Plan, list[Planned]]:
-        """In a thread. Raises: UsageError."""
+    def _plan(self, live: LiveTree, request: Request, wanted: Entry | None) -> tuple[Plan, list[Planned]]:
+        """*wanted* None: there was nothing. In a thread. Raises: UsageError."""
         load = live.load(self._history.load)
         path = request.path.strip(b"/")
-        if request.to is not None:
+        if request.to is not None and wanted is not None:
             path = request.to.strip(b"/")
             if not S_ISDIR(wanted.mode):
                 path = join_path(path, wanted.name)
         root = live.root()
         self._check_way(root, path, live, elsewhere=request.to is not None)
         now = find_path(root, path, load, live.ready)
-        if request.to is not None and now is not None:
+        if now is None and wanted is None:
+            raise _unknown(request)
+        if request.to is not None and now is not None and wanted is not None:
             self._check_target(now, wanted, live, path)
         plan = make_plan(
             Step(path, None, path.rpartition(b"/")[2], now, wanted), load, live.ready, delete=request.delete
@@ -198,6 +201,13 @@ class Restoring:
         for name in unknown_names(now, wanted, live.load(self._history.load)):
             other = name.decode(errors="surrogateescape")
             raise UsageError(f"{shown} holds {other}, which is not what would be restored", hint=hint)
+
+
+def _unknown(request: Request) -> UsageError:
+    return UsageError(
+        f"{request.path.decode(errors='surrogateescape')} is not in that snapshot",
+        hint="`syncer diff` and `syncer snapshots PATH` show when it was there",
+    )
 
 
 def _is_shown(step: Step) -> bool:

@@ -85,7 +85,7 @@ class Housekeeper:
         if not overdue and dead <= self._pruner.dead_percent / 100 * remote_bytes:
             return
         log.info("%d of %d bytes on the remote are dead: pruning", dead, remote_bytes)
-        plan = await self._pruner.prune(self.policy, _silent)
+        plan = await self._pruner.prune(self.policy, _silent, spare=self._thinner.in_use)
         log.info("pruned: %d bytes came back, %d were rewritten", plan.freed_bytes, plan.rewritten_bytes)
 
 

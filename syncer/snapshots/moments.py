@@ -26,7 +26,7 @@ _UNITS = {
 }
 _CLOCKED = ("seconds", "minutes", "hours")
 """Units that a clock counts; the others go by the calendar: three days ago is the same time of day, three days back."""
-_AGO = re.compile(r"(?P<count>\d{1,9}|an?) ?(?P<unit>[a-z]+)(?: ago)?")
+_AGO = re.compile(r"(?:(?P<count>\d{1,9}) ?|an? )(?P<unit>[a-z]+)(?: ago)?")
 _CLOCK = re.compile(r"(?:at )?(\d{1,2}):(\d\d)(?::(\d\d))?")
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[t _](\d\d)[:-](\d\d)(?:[:-](\d\d)(\.\d+)?)?)? ?(z|[+-]\d\d:?\d\d)?")
 
@@ -96,7 +96,7 @@ def _ago(said: str, now: _Now) -> int | None:
     unit = match and next((name for name, words in _UNITS.items() if match["unit"] in words.split("|")), None)
     if match is None or unit is None:
         return None
-    count = 1 if match["count"] in ("a", "an") else int(match["count"])
+    count = int(match["count"] or 1)
     if unit in _CLOCKED:
         return now.ns - round(timedelta(**{unit: count}).total_seconds()) * SECOND_NS
     from dateutil.relativedelta import relativedelta

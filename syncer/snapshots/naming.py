@@ -1,6 +1,7 @@
 """What snapshots are called where people see them as directories: their local time, and their label. Pure functions."""
 
 import functools
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -27,14 +28,31 @@ def snapshot_names(snapshots: Iterable[Snapshot]) -> dict[bytes, Snapshot]:
     for snapshot, plain in zip(known, names, strict=True):
         name = base = plain
         if counts[plain] > 1:
-            begin = time_name(snapshot.time_ns)
-            name = base = begin + b".%09d" % (snapshot.time_ns % 10**9) + plain.removeprefix(begin)
+            name = base = _long(snapshot, plain)
         count = 1
         while name in named:
             count += 1
             name = b"%s-%d" % (base, count)
         named[name] = snapshot
     return named
+
+
+def find_by_long_name(name: bytes, snapshots: Iterable[Snapshot]) -> Snapshot | None:
+    """The one that *name*, with the parts of the second, stands for, also when the others of that second are gone."""
+    match = _LONG.match(name)
+    if match is None:
+        return None
+    alike = (snapshot for snapshot in snapshots if snapshot.time_ns % 10**9 == int(match[1]))
+    return next((one for one in alike if name == _long(one, _plain(one.time_ns // 10**9, one.label))), None)
+
+
+_LONG = re.compile(rb"[-_0-9]+\.([0-9]{9})")
+
+
+def _long(snapshot: Snapshot, plain: bytes) -> bytes:
+    """With the parts of the second."""
+    begin = time_name(snapshot.time_ns)
+    return begin + b".%09d" % (snapshot.time_ns % 10**9) + plain.removeprefix(begin)
 
 
 @functools.lru_cache(REMEMBERED)

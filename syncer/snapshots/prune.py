@@ -12,7 +12,7 @@ old nodes and sends nothing.
 import contextlib
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -38,7 +38,7 @@ from syncer.snapshots.inventory import HINT, take_inventory
 from syncer.snapshots.publisher import Publisher
 from syncer.snapshots.records import index_key
 from syncer.snapshots.references import NodeReader
-from syncer.snapshots.retention import Policy
+from syncer.snapshots.retention import Place, Policy
 from syncer.snapshots.rewriting import Rewriter
 from syncer.snapshots.thinning import Thinner
 from syncer.values import PackId, TreeId
@@ -132,11 +132,13 @@ class Pruner:
         dry_run: bool = False,
         rewrite_max_bytes: int = UNLIMITED,
         forget: str | None = None,
+        spare: Callable[[], Collection[Place]] = lambda: (),
     ) -> Plan:
         """Delete the snapshots that *policy* lets go, and what nothing needs then. A *dry_run* only tells the plan.
 
         *tell* is told steps now and then, and the plan before anything is deleted. *forget* names a machine that
-        follows, as `find_follower` takes it: what it says it needs counts no more.
+        follows, as `find_follower` takes it: what it says it needs counts no more. What *spare* gives when it is
+        decided which snapshots go stays.
 
         Raises:
             NoSuchFollower: there is none to forget.
@@ -147,10 +149,19 @@ class Pruner:
         async with self._turn, self._marks() as marks:
             with self._history.keeping():  # what is forgotten is not marked
                 run = _Run(self, marks, [], tell)
-                return await self._prune(run, policy, forget, dry_run=dry_run, rewrite_max_bytes=rewrite_max_bytes)
+                return await self._prune(
+                    run, policy, forget, spare, dry_run=dry_run, rewrite_max_bytes=rewrite_max_bytes
+                )
 
     async def _prune(
-        self, run: "_Run", policy: Policy, forget: str | None, *, dry_run: bool, rewrite_max_bytes: int
+        self,
+        run: "_Run",
+        policy: Policy,
+        forget: str | None,
+        spare: Callable[[], Collection[Place]],
+        *,
+        dry_run: bool,
+        rewrite_max_bytes: int,
     ) -> Plan:
         if not dry_run:
             await self._thinner.check_writer()
@@ -161,7 +172,7 @@ class Pruner:
         followers = await read_followers(self._backend)
         forgotten = None if forget is None else find_follower(followers, forget)
         run.followers = tuple(one for one in followers if one is not forgotten)
-        run.going = self._thinner.going(policy, needed_places(run.followers))
+        run.going = self._thinner.going(policy, {*needed_places(run.followers), *spare()})
         plan = await run.plan(rewrite_max_bytes)
         run.tell(plan)
         if not dry_run:
@@ -304,17 +315,15 @@ class _Run:
 
     # --- deleting ------------------------------------------------------------------------------------------------
 
-    async def check_followers(self) -> None:
+    async def check_followers(self, hint: str = "nothing was deleted; try again") -> None:
         """Make sure that no follower has begun to need what goes while it was found out what that is.
 
-        Raises: BackendError: one has, or it cannot be told; nothing was deleted.
+        Raises: BackendError: one has, or it cannot be told.
         """
         needed = await needed_by_followers(self._backend)
         for one in self.going:
             if one.place in needed:
-                raise RemoteUnreachable(
-                    f"a machine that follows has begun to need {_name(one)}", hint="nothing was deleted; try again"
-                )
+                raise RemoteUnreachable(f"a machine that follows has begun to need {_name(one)}", hint=hint)
 
     async def carry_out(self, plan: Plan) -> None:
         """Do what was planned. Raises: as `Pruner.prune`."""
@@ -322,6 +331,8 @@ class _Run:
         doomed.forget_gone(await self._in_thread(self.marks.undeleted))
         self.tell(Step("deleting snapshots", 0, len(self.going)))
         await self._owner._thinner.drop(self.going)
+        # From here on no follower finds these any more. One that found one just before has said so by now.
+        await self.check_followers("what it needs is still there; try again when it has gone on")
         await self._rewrite()
         await self._forget()
         await self._doom_strays()

@@ -55,11 +55,25 @@ def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> S
 
     Raises: NoSuchSnapshot: none or several; the message says which there are.
     """
-    said = text.strip()
     if not snapshots:
         raise NoSuchSnapshot("there are no snapshots yet", hint="one is taken every minute while something changes")
+    found = named(text, snapshots)
+    if found is not None:
+        return found
+    if moment_ns is None:
+        hint = f"`syncer snapshots` lists them; or say {EXAMPLES}"
+        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=hint)
+    return newest_at(moment_ns, snapshots, text)
+
+
+def named(text: str, snapshots: Sequence[Snapshot]) -> Snapshot | None:
+    """The one of *snapshots* that *text* names, as `select` says; None where it names none.
+
+    Raises: NoSuchSnapshot: several; the message says which.
+    """
+    said = text.strip()
     if said == LATEST:
-        return snapshots[-1]
+        return snapshots[-1] if snapshots else None
     for found in (
         [snapshot for snapshot in snapshots if snapshot.label == text],
         _called(said, snapshots),
@@ -70,10 +84,7 @@ def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> S
             raise NoSuchSnapshot(f"{text!r} may be any of {some_of(_shown(found, snapshots))}", hint="give more of it")
         if found:
             return found[0]
-    if moment_ns is None:
-        hint = f"`syncer snapshots` lists them; or say {EXAMPLES}"
-        raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=hint)
-    return newest_at(moment_ns, snapshots, text)
+    return None
 
 
 def newest_at(moment_ns: int, snapshots: Sequence[Snapshot], text: str) -> Snapshot:

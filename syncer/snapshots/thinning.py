@@ -4,7 +4,7 @@ Runs on the event loop. Every phase of deletion first makes sure that this machi
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -39,6 +39,8 @@ class Thinner:
         self._publisher = publisher
         self._durability = durability
         self._turn = trio.Lock()
+        self.in_use: Callable[[], Collection[Place]] = lambda: ()
+        """The snapshots that somebody looks into, copies from, say: they do not go unless that is asked for."""
 
     def going(self, policy: Policy, needed: Collection[Place]) -> list[Snapshot]:
         """The snapshots that *policy* lets go, in the order of history. The one the live tree goes back to stays."""
@@ -51,13 +53,14 @@ class Thinner:
         return [one for one in known if one.place not in places]
 
     async def thin(self, policy: Policy) -> int:
-        """Delete the snapshots that *policy* lets go, unless a follower needs them. How many.
+        """Delete the snapshots that *policy* lets go, unless a follower needs them or they are in use. How many.
 
         Raises: BackendError; WrongRepository: somebody else writes by now.
         """
-        if not self.going(policy, ()):
+        if not self.going(policy, self.in_use()):
             return 0
-        going = self.going(policy, await needed_by_followers(self._backend))
+        needed = await needed_by_followers(self._backend)
+        going = self.going(policy, {*needed, *self.in_use()})
         await self.drop(going)
         return len(going)
 

@@ -21,7 +21,9 @@ from syncer.snapshots import versions
 from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.records import SnapshotRecord, decode, encode, snapshot_key
 from syncer.snapshots.repository import Membership
+from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE, PeerId, TreeId
+from tests.snapshots.pruning import prune
 from tests.snapshots.rig import ME, Peer, Picture, Remote, opened, same
 from tests.snapshots.rig import Seen as State
 from tests.support.opened import GatedBackend, evict_all
@@ -265,6 +267,12 @@ async def test_snapshots_of_one_second_have_names_of_their_own(tmp_path: Path, m
         assert names == [second + b".000000001", second + b".000000002", second + b".000000002-2"]
         top = await kernel.need(kernel.entrance(), names[1])
         assert set(await kernel.list(top)) == {b"0", b"1"}
+        one, _, three, _ = peer.engine.history.known()
+        for other in (one, three):  # the second is left alone in its second, while somebody is on the way through it
+            await peer.engine.thinner.delete(other)
+        assert list(await kernel.list(kernel.entrance())) == [second, plain, LATEST]
+        assert await kernel.need(kernel.entrance(), names[1]) == await kernel.need(kernel.entrance(), second) == top
+        assert await kernel.find(kernel.entrance(), names[0]) is None
 
 
 async def test_a_label_is_part_of_the_name(tmp_path: Path) -> None:
@@ -300,6 +308,43 @@ async def test_new_snapshots_appear_and_deleted_ones_vanish(tmp_path: Path) -> N
         assert await kernel.find(kernel.entrance(), names[0]) is None
         with pytest.raises(OSError, match="was deleted"):
             await peer.engine.past.getattr(top.number)
+
+
+async def test_what_somebody_copies_from_is_not_thinned_out_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_album(peer)
+        kernel, past, none = Kernel(peer.engine.past), peer.engine.past, parse("none")
+        thinner, pruner = peer.engine.thinner, peer.engine.pruner
+        first, second, *_ = await kernel.list(kernel.entrance())
+
+        def left() -> list[int]:
+            return [one.seq for one in peer.engine.history.known()]
+
+        picture = await kernel.need(kernel.entrance(), first, b"albums", b"old", b"one")
+        await kernel.need(kernel.entrance(), second)  # as `ls -l` does, which looks into none
+        assert await thinner.thin(none) == 1
+        await pruner.prune(none, lambda event: None, spare=thinner.in_use)
+        assert left() == [1, 3]
+        handle = await past.open(picture.number, os.O_RDONLY)
+        monkeypatch.setattr("syncer.fs.history.IN_USE_S", -1.0)  # time goes by
+        assert await thinner.thin(none) == 0
+        past.release(handle)
+        assert await thinner.thin(none) == 1
+        assert left() == [3]
+
+
+async def test_what_somebody_copies_from_goes_if_that_is_asked_for(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_album(peer)
+        kernel = Kernel(peer.engine.past)
+        first, second, *_ = await kernel.list(kernel.entrance())
+        for name in (first, second):
+            await kernel.need(kernel.entrance(), name, b"albums")
+        await peer.engine.thinner.delete(peer.engine.history.known()[0])
+        await prune(peer)
+        assert len(peer.engine.history.known()) == 1
 
 
 async def test_ten_thousand_snapshots_are_listed_without_looking_into_one(tmp_path: Path) -> None:

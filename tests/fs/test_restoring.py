@@ -113,6 +113,67 @@ async def test_what_is_written_while_the_snapshot_before_is_taken_can_be_brought
         assert (await peer.picture_as_read())[b"/f"].content == b"newest"
 
 
+async def test_what_goes_on_being_written_while_snapshots_are_taken_before_is_left(tmp_path: Path) -> None:
+    """The last of them lacks it, so nobody could bring it back."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"f", b"old")
+        await peer.file(b"g", b"old")
+        first = await snapshot(peer)
+        publish, versions = peer.engine.publisher.publish, 0
+
+        async def beside(reason: str) -> frozenset[int]:
+            nonlocal versions
+            lacking = await publish(reason)
+            versions += 1
+            await peer.write(number, 0, b"version %d" % versions)
+            await peer.file(b"new %d" % versions, b"1")
+            return lacking
+
+        await peer.write(number, 0, b"version 0")
+        remove(peer, b"/g")
+        peer.engine.publisher.publish = beside  # type: ignore[method-assign, assignment]
+        report = await restore(peer, first, delete=True)
+        assert versions > 1
+        assert [problem.path for problem in report.problems] == [b"f", b"new %d" % versions]
+        now = {path: seen.content for path, seen in (await peer.picture_as_read()).items() if path}
+        assert now == {b"/f": b"version %d" % versions, b"/g": b"old", b"/new %d" % versions: b"1"}
+
+
+async def test_what_the_past_does_not_know_goes_when_that_is_asked_for(tmp_path: Path) -> None:
+    """So bringing back what was deleted can be undone by the same path."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await album(peer)
+        shot = await snapshot(peer)
+        remove(peer, b"/photos/2019")
+        before = peer.picture()
+        report = await restore(peer, shot, b"photos/2019")
+        assert report.made == 8
+        known = {one.place: one for one in peer.engine.history.known()}
+        assert report.before is not None
+        undo = known[report.before]
+        with pytest.raises(UsageError, match="not in that snapshot"):
+            await restore(peer, undo, b"photos/2019")
+        with pytest.raises(UsageError, match="not in that snapshot"):
+            await restore(peer, undo, b"photos/2020", delete=True)
+        with pytest.raises(UsageError, match="not in that snapshot"):
+            await restore(peer, undo, b"photos/2019", to=b"other", delete=True)
+        planned = (await restore(peer, undo, b"photos/2019", delete=True, dry_run=True)).planned
+        assert [(step.path, step.action, step.files) for step in planned] == [(b"photos/2019", "remove", 7)]
+        undone = await restore(peer, undo, b"photos/2019", delete=True)
+        assert (undone.removed, undone.problems) == (8, [])
+        assert peer.picture().keys() == before.keys()
+
+
+async def test_only_a_snapshot_that_shows_it_is_said_to_be_how_it_was(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"f", b"old")
+        first = await snapshot(peer)
+        await peer.write(number, 0, b"new")
+        second = await snapshot(peer)
+        assert (await restore(peer, first, snapshot_first=False)).before == second.place
+        assert (await restore(peer, second, snapshot_first=False)).before is None
+
+
 async def test_the_snapshot_that_is_being_restored_is_not_thinned_out(tmp_path: Path) -> None:
     async with opened(tmp_path / "data", Remote()) as peer:
         await peer.file(b"f", b"1" * 300_000)

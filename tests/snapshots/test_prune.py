@@ -14,7 +14,7 @@ from syncer.backends.memory import MemoryBackend
 from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable, SyncerError, WrongRepository
 from syncer.snapshots.followers import NoSuchFollower
 from syncer.snapshots.prune import Plan, Step
-from syncer.snapshots.records import VERSION, FollowerRecord, encode, follower_key
+from syncer.snapshots.records import VERSION, FollowerRecord, encode, follower_key, snapshot_key
 from syncer.snapshots.retention import parse
 from syncer.values import ROOT_INODE
 from tests.snapshots.pruning import Moments, World, go_on, packs, prune
@@ -155,6 +155,27 @@ async def test_a_follower_that_begins_to_need_what_goes_stops_it(tmp_path: Path)
         await prune(peer)
         assert place in peer.meta.snapshots.places()
         await world.check()
+
+
+async def test_a_follower_that_found_a_snapshot_just_before_it_went_has_its_blocks(tmp_path: Path) -> None:
+    """It says what it needs, and looks whether that is there still."""
+    async with churned(tmp_path) as (peer, remote, _):
+        place = peer.meta.snapshots.places()[0]
+        delete = remote.delete
+
+        async def found_before(key: str) -> None:
+            if key == snapshot_key(*place):
+                remote.objects[follower_key(b"m" * 16, 1)] = encode(FollowerRecord(VERSION, *place, "anna"))
+            await delete(key)
+
+        remote.delete = found_before  # type: ignore[method-assign]
+        packs = {key for key in remote.objects if key.startswith(("packs/", "index/"))}
+        with pytest.raises(RemoteUnreachable, match="has begun to need"):
+            await prune(peer)
+        assert packs <= set(remote.objects)
+        del remote.objects[follower_key(b"m" * 16, 1)]
+        await prune(peer)
+        assert not packs <= set(remote.objects)
 
 
 async def test_a_directory_that_goes_back_to_what_it_was_keeps_its_old_node(tmp_path: Path) -> None:
