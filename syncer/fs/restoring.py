@@ -106,7 +106,8 @@ class Restoring:
 
     async def _restore(self, request: Request) -> Report:
         wanted = await self._history.lookup(request.snapshot, request.path)
-        if wanted is None and (request.to is not None or not request.delete):
+        goes = request.delete and request.snapshot_first and request.to is None  # a slip is then undone
+        if wanted is None and not goes:
             raise _unknown(request)
         if not request.dry_run and request.snapshot_first:
             await self._snapshot_first()

@@ -157,6 +157,8 @@ async def test_what_the_past_does_not_know_goes_when_that_is_asked_for(tmp_path:
             await restore(peer, undo, b"photos/2020", delete=True)
         with pytest.raises(UsageError, match="not in that snapshot"):
             await restore(peer, undo, b"photos/2019", to=b"other", delete=True)
+        with pytest.raises(UsageError, match="not in that snapshot"):
+            await restore(peer, undo, b"photos/2019", delete=True, snapshot_first=False)
         planned = (await restore(peer, undo, b"photos/2019", delete=True, dry_run=True)).planned
         assert [(step.path, step.action, step.files) for step in planned] == [(b"photos/2019", "remove", 7)]
         undone = await restore(peer, undo, b"photos/2019", delete=True)
