@@ -33,6 +33,8 @@ UNCOMMITTED_BYTES = 1024 * 1024
 """So many operations, or bytes of them in the journal, are committed before more is written; at four times as many
 nothing more at all is recorded before."""
 PAGE_BYTES = 4096
+JOURNAL_SHARE_BYTES = RESERVE_BYTES // 4
+"""What the journal gets of the reserve; the WAL gets the rest."""
 CACHE_BYTES = 32 * 1024 * 1024
 """What SQLite keeps of meta.db in memory, unless told otherwise."""
 
@@ -222,7 +224,7 @@ class Database:
         try:
             self.journal.append(payload)
         except OSError:
-            if not self.reserve.release():
+            if not self._release_reserve():
                 raise
             self.journal.append(payload)
         self._operations += 1
@@ -300,8 +302,16 @@ class Database:
             try:
                 self._commit()
             except OSError as error:
-                if error.errno != errno.ENOSPC or not self.reserve.release():
+                if error.errno != errno.ENOSPC or not self._release_reserve():
                     raise
+
+    def _release_reserve(self) -> bool:
+        """Have the room that is kept for a full disk, for what changes next. False when it is used up."""
+        assert self.journal is not None
+        return self.reserve.release(
+            (self.journal.newest, JOURNAL_SHARE_BYTES),
+            (Path(f"{self.path}-wal"), RESERVE_BYTES - JOURNAL_SHARE_BYTES),
+        )
 
     def _commit(self) -> None:
         assert self.journal is not None
