@@ -93,6 +93,10 @@ class FileSystem:
         """
         await self.io.keep_up()
 
+    async def room_for_size(self, number: int, size: int) -> None:
+        """Return when the file may be given the *size*; before what does it, which awaits nothing. Raises: OSError."""
+        await self.io.room_for_size(number, size)
+
     async def may_grow(self, number: int, size: int) -> None:
         """Return when the size of the file may be set without everybody's having to wait; before what does it."""
         await self.io.may_grow(number, size)

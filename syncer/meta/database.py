@@ -148,6 +148,7 @@ class Database:
         self.on_pending: Callable[[], None] = lambda: None
         self.on_commit: list[Callable[[], None]] = []
         self._operations = 0
+        self._unrecorded_bytes = 0
         self._mark = 0
         self.committed_position = self.state_integer("journal_position")
         self.kept_bytes = 0
@@ -272,13 +273,20 @@ class Database:
         for action in self.on_rolled_back:
             action()
 
+    def expect(self, amount_bytes: int) -> None:
+        """The next commit writes so much more than the journal says: zeros, which no record holds."""
+        self._unrecorded_bytes += amount_bytes
+
     def is_commit_due(self, times: int = 1) -> bool:
         """Whether so much waits that it should be committed now, *times* over.
 
         Callers that are between two operations look at this, because they can seal small files before the commit.
         """
-        waiting = self.journal.end - self.committed_position if self.journal else 0
-        return self._operations >= times * UNCOMMITTED_OPERATIONS or waiting > times * UNCOMMITTED_BYTES
+        return self._operations >= times * UNCOMMITTED_OPERATIONS or self._waiting_bytes() > times * UNCOMMITTED_BYTES
+
+    def _waiting_bytes(self) -> int:
+        recorded = self.journal.end - self.committed_position if self.journal else 0
+        return recorded + self._unrecorded_bytes
 
     def uncommitted_bytes(self) -> int:
         """How much of the disk the next commit may take, and the checkpoint after it: a careful guess.
@@ -288,8 +296,7 @@ class Database:
         """
         if self.journal is None:
             return 0
-        waiting = self.journal.end - self.committed_position
-        return self._operations * 2 * PAGE_BYTES + 3 * waiting
+        return self._operations * 2 * PAGE_BYTES + 3 * self._waiting_bytes()
 
     def commit(self) -> None:
         """Commit everything recorded so far, and what the actions after a commit record: no transaction is left open.
@@ -329,7 +336,7 @@ class Database:
             raise refused(error) from error
         self.committed_position = position
         self.pending = False
-        self._operations = 0
+        self._operations = self._unrecorded_bytes = 0
         for action in self.on_commit:
             action()
 

@@ -291,6 +291,7 @@ class ExtentTable(Table):
         if content is None:
             content = inode.content = bytearray()
         if offset > len(content):
+            self.database.expect(offset - len(content))
             content.extend(bytes(offset - len(content)))
         content[offset : offset + len(data)] = data
         assert len(content) <= SMALL_BYTES
@@ -478,6 +479,7 @@ class ExtentTable(Table):
             if size < len(inode.content):
                 del inode.content[size:]
             else:
+                self.database.expect(size - len(inode.content))
                 inode.content.extend(bytes(size - len(inode.content)))
             inode.content_dirty = True
         else:
