@@ -35,6 +35,8 @@ nothing more at all is recorded before."""
 PAGE_BYTES = 4096
 JOURNAL_SHARE_BYTES = RESERVE_BYTES // 4
 """What the journal gets of the reserve; the WAL gets the rest."""
+SHRINK_PAGES = 1024
+"""A checkpoint gives so many unused pages of meta.db back to the disk, once there are that many."""
 CACHE_BYTES = 32 * 1024 * 1024
 """What SQLite keeps of meta.db in memory, unless told otherwise."""
 
