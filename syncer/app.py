@@ -374,6 +374,7 @@ def status_of(engine: Engine, config: Config, mountpoint: Path | None) -> Status
         dead_bytes=count.dead_bytes,
         follows=follower is not None,
         shown_age_s=None if follower is None else follower.age_s(),
+        snapshot_due=meta.snapshots.has_changes(),
     )
 
 

@@ -250,7 +250,8 @@ class _Run:
             if not found + result.findings or any(finding.code in _UNREADABLE for finding in found):
                 return Report(found=every, left=tuple(found), notes=tuple(self.notes))
             if remote is not None:
-                await remote.check.restore()
+                refused = await remote.check.restore()
+                self.notes += [] if refused is None else [refused]
                 result = remote.check.conclude(self.reader)
             self._mend(found, result, None if remote is None else remote.catalog)
             left = self.local(with_bytes=False)

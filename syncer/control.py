@@ -57,6 +57,7 @@ class Status:
     `remote_error` says why the last upload failed. `replaced_copies` counts cached copies found bad since the mount.
     `damaged_blocks` have no sound copy that is known of, and `damaged_paths` are the files they are part of.
     `history_bytes` on the remote are held by snapshots alone, `dead_bytes` by nothing, as of the last count.
+    `snapshot_due`: something has changed that the newest snapshot lacks, if only a name.
     `follows`: the mount shows what another machine writes, `head`, and how long ago that was so in `shown_age_s`.
     """
 
@@ -88,6 +89,7 @@ class Status:
     dead_bytes: int = 0
     follows: bool = False
     shown_age_s: float | None = None
+    snapshot_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)

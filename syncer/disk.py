@@ -57,6 +57,12 @@ def punch_hole(descriptor: int, offset: int, length: int) -> bool:
     return not _libc.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
 
 
+def take_room(descriptor: int, offset: int, length: int) -> bool:
+    """Take the disk space of a range without a change of the size (fallocate(2)); False where that cannot be."""
+    mode = ctypes.c_int(_KEEP_SIZE)
+    return not _libc.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
 def sync_file_system(folder: Path) -> None:
     """Make everything on the file system of *folder* durable (syncfs(2)).
 

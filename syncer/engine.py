@@ -32,7 +32,7 @@ from syncer.fs.history import HistoryTree
 from syncer.fs.pastfile import PastFiles
 from syncer.fs.readahead import Limits
 from syncer.fs.restoring import Restoring
-from syncer.meta.database import CACHE_BYTES
+from syncer.meta.database import CACHE_BYTES, SHRINK_PAGES
 from syncer.meta.store import MetaStore
 from syncer.snapshots import retention
 from syncer.snapshots.elsewhere import Elsewhere
@@ -58,7 +58,6 @@ TROUBLE_S = 2.0
 CHECKPOINT_LOOK_S = 0.5
 GIVE_BACK_S = 15.0
 """How often, at most, memory that is free between what is in use is given back: under load, a quarter of all."""
-SHRINK_PAGES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

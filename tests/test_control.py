@@ -51,7 +51,7 @@ JSON_KEYS = [
     *("metadata_bytes", "pending_upload_bytes", "pending_upload_blocks", "oldest_pending_s", "uploaded_bytes"),
     *("fetched_bytes", "files", "directories", "logical_bytes", "unique_bytes", "remote_bytes", "head"),
     *("remote_error", "replaced_copies", "damaged_blocks", "damaged_paths", "history_bytes", "dead_bytes"),
-    *("follows", "shown_age_s"),
+    *("follows", "shown_age_s", "snapshot_due"),
 ]
 
 

@@ -17,6 +17,7 @@ from syncer.blocks.dirty import DirtyFiles
 from syncer.blocks.retired import Retired
 from syncer.errors import BudgetExhausted
 from syncer.meta.blocktable import CACHED_ROW, Block, file_bytes
+from syncer.meta.database import SHRINK_PAGES
 from syncer.meta.store import MetaStore
 
 HEADROOM_BYTES = 10_000_000
@@ -42,6 +43,7 @@ UNCHECKED_CALLS = 32
 UNCHECKED_BYTES = 128 * 1024
 """While so much is free, so many calls for at most so much each are let through without adding everything up."""
 PAGE_BYTES = 4096
+SHRINK_BYTES = SHRINK_PAGES * PAGE_BYTES
 
 
 class Budget:
@@ -75,7 +77,13 @@ class Budget:
         """Those who wait, the sealer and readers aside, in their order: who wants much must not wait for ever behind
         the others."""
         self.on_pressure: Callable[[], None] = lambda: None
-        meta.database.on_commit.append(self.measure)
+        self._evicted_bytes = 0
+        """Of rows that were evicted since the last commit."""
+        meta.database.on_commit.append(self._committed)
+
+    def _committed(self) -> None:
+        self._evicted_bytes = 0
+        self.measure()
 
     def measure(self) -> None:
         """Look at the size of meta.db, its WAL and the journal on the disk."""
@@ -118,13 +126,19 @@ class Budget:
         spare_bytes = (self._reusable_bytes if rows else 0) + (BATCH_BYTES if sealing else 0)
         while (missing := wanted_bytes - self._free(reading=reading) - spare_bytes) > 0:
             chosen = self._victims(missing)
-            if chosen:
+            are_rows = bool(chosen) and chosen[0].cached == CACHED_ROW
+            if chosen and not (are_rows and missing <= self._leaving_bytes(rows=rows)):
                 self._cache.evict(chosen)
-            if not chosen or chosen[0].cached == CACHED_ROW:  # whose pages come back with the next commits, checkpoint
+                self._evicted_bytes += sum(block.size for block in chosen) if are_rows else 0
+            if not chosen or are_rows:  # whose pages come back with the next commits, checkpoint
                 if reading:
                     return missing <= BATCH_BYTES and wanted_bytes <= self._free_of_disk(0)
                 return not chosen and sealing and self._may_exceed(wanted_bytes)
         return True
+
+    def _leaving_bytes(self, *, rows: bool) -> int:
+        """What of evicted rows is still to come: with a commit for other *rows*, else also with checkpoints."""
+        return self._evicted_bytes + (0 if rows else self._reusable_bytes // SHRINK_BYTES * SHRINK_BYTES)
 
     def _may_exceed(self, wanted_bytes: int) -> bool:
         """Whether DATA holds more than the budget, which was larger before, and the disk has room for one batch.

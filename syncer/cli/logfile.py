@@ -1,15 +1,20 @@
 """DATA/log: where a mount writes what happened. Rotated, so that it stays a small and known part of the budget."""
 
+import errno
 import logging
 import logging.handlers
 import os
 import sys
 import time
-from io import TextIOWrapper
+from io import FileIO, TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from syncer.cli.text import printable
 from syncer.datadir import LOG_FILE_BYTES, LOG_FILES
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 RECORD_MAX_CHARACTERS = 8_000
 """A longer record keeps its beginning and its end: rotation bounds files only as far as records are bounded."""
@@ -37,13 +42,37 @@ class _Warnings(logging.Formatter):
         return printable(f"syncer: {record.getMessage()}")
 
 
+class _WholeLines(FileIO):
+    """A file of which the end is always that of a line: what a full disk takes a part of is cut off again."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "a+")
+        os.fchmod(self.fileno(), 0o600)
+        size = os.fstat(self.fileno()).st_size
+        if size and os.pread(self.fileno(), 1, size - 1) != b"\n":  # a power cut has left half of one
+            self.write(b"\n")
+
+    def write(self, data: "ReadableBuffer") -> int:
+        """Raises: OSError: nothing of *data* is there."""
+        begin = os.fstat(self.fileno()).st_size
+        written = os.write(self.fileno(), data)
+        if written != memoryview(data).nbytes:
+            os.ftruncate(self.fileno(), begin)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
+
+
 class _PrivateFile(logging.handlers.RotatingFileHandler):
     """For the owner's eyes only: names of files are in it."""
 
     def _open(self) -> TextIOWrapper:
-        stream = super()._open()
-        os.fchmod(stream.fileno(), 0o600)
-        return stream
+        file = _WholeLines(self.baseFilename)
+        return TextIOWrapper(file, encoding=self.encoding, errors=self.errors, write_through=True)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that the disk has no room for is lost: its defect would be told on the terminal, each time anew."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 _open_file: logging.handlers.RotatingFileHandler | None = None

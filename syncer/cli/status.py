@@ -89,6 +89,8 @@ def rows(status: "Status") -> list[tuple[str, str]]:
         pending = f"{size(status.pending_upload_bytes)} in {_count(status.pending_upload_blocks, 'block')}"
         if status.oldest_pending_s is not None:
             pending += f", the oldest for {duration(status.oldest_pending_s)}"
+    elif status.snapshot_due:
+        pending = "the next snapshot"
     folders = _count(status.directories, "directory", "directories")
     damaged = [("damaged", _damage(status))] if status.damaged_blocks else []
     return [

@@ -170,6 +170,19 @@ class FileIO:
         except BudgetExhausted as error:
             raise OSError(errno.ENOSPC, str(error)) from error
 
+    async def room_for_size(self, number: int, size: int) -> None:
+        """Return when the file may be given the *size*. Raises: OSError ENOSPC.
+
+        To a small content zeros are added, in meta.db; beyond what is small it becomes a file. Others take no room.
+        """
+        inode = self._meta.inodes.get(number)
+        if inode is None or inode.content is None or size <= len(inode.content):
+            await self.keep_up()
+        elif size <= SMALL_BYTES:
+            await self.room(size - len(inode.content), rows=True)
+        else:
+            await self.room(len(inode.content), rows=False)
+
     async def may_grow(self, number: int, size: int) -> None:
         """Return when nothing is left of what was cut off the file, if it is about to grow to *size*.
 

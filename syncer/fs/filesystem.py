@@ -93,6 +93,10 @@ class FileSystem:
         """
         await self.io.keep_up()
 
+    async def room_for_size(self, number: int, size: int) -> None:
+        """Return when the file may be given the *size*; before what does it, which awaits nothing. Raises: OSError."""
+        await self.io.room_for_size(number, size)
+
     async def may_grow(self, number: int, size: int) -> None:
         """Return when the size of the file may be set without everybody's having to wait; before what does it."""
         await self.io.may_grow(number, size)
@@ -167,10 +171,15 @@ class FileSystem:
         raise OSError(errno.EPERM, "not the owner")
 
     def state(self, inode: Inode) -> bytes:
-        """`dirty` (has bytes in no block yet), `local` (all in blocks, some not on the remote) or `uploaded`."""
+        """`dirty` (has bytes in no block yet), `local` (all in blocks), or `uploaded`: a snapshot on the remote has it.
+
+        Just as it is now, under its names, and the remote has all that the snapshot names of it.
+        """
         if inode.content is not None or self._meta.extents.dirty_files(inode):
             return b"dirty"
-        return b"local" if self._meta.extents.has_pending(inode.number) else b"uploaded"
+        if not self._meta.snapshots.shows(inode) or self._meta.extents.has_pending(inode.number):
+            return b"local"
+        return b"uploaded"
 
     def getxattr(self, number: int, name: bytes) -> bytes:
         check_xattr_name(name)

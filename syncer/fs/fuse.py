@@ -218,7 +218,9 @@ class Adapter(pyfuse3.Operations):
         _live(inode)
         if fields.update_size:
             await self._fs.may_grow(inode, attr.st_size)
-        await self._fs.keep_up()
+            await self._fs.room_for_size(inode, attr.st_size)
+        else:
+            await self._fs.keep_up()
         changed = self._fs.setattr(
             inode,
             mode=attr.st_mode if fields.update_mode else None,

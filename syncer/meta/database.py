@@ -33,6 +33,10 @@ UNCOMMITTED_BYTES = 1024 * 1024
 """So many operations, or bytes of them in the journal, are committed before more is written; at four times as many
 nothing more at all is recorded before."""
 PAGE_BYTES = 4096
+JOURNAL_SHARE_BYTES = RESERVE_BYTES // 4
+"""What the journal gets of the reserve; the WAL gets the rest."""
+SHRINK_PAGES = 1024
+"""A checkpoint gives so many unused pages of meta.db back to the disk, once there are that many."""
 CACHE_BYTES = 32 * 1024 * 1024
 """What SQLite keeps of meta.db in memory, unless told otherwise."""
 
@@ -146,6 +150,7 @@ class Database:
         self.on_pending: Callable[[], None] = lambda: None
         self.on_commit: list[Callable[[], None]] = []
         self._operations = 0
+        self._unrecorded_bytes = 0
         self._mark = 0
         self.committed_position = self.state_integer("journal_position")
         self.kept_bytes = 0
@@ -222,7 +227,7 @@ class Database:
         try:
             self.journal.append(payload)
         except OSError:
-            if not self.reserve.release():
+            if not self._release_reserve():
                 raise
             self.journal.append(payload)
         self._operations += 1
@@ -270,13 +275,20 @@ class Database:
         for action in self.on_rolled_back:
             action()
 
+    def expect(self, amount_bytes: int) -> None:
+        """The next commit writes so much more than the journal says: zeros, which no record holds."""
+        self._unrecorded_bytes += amount_bytes
+
     def is_commit_due(self, times: int = 1) -> bool:
         """Whether so much waits that it should be committed now, *times* over.
 
         Callers that are between two operations look at this, because they can seal small files before the commit.
         """
-        waiting = self.journal.end - self.committed_position if self.journal else 0
-        return self._operations >= times * UNCOMMITTED_OPERATIONS or waiting > times * UNCOMMITTED_BYTES
+        return self._operations >= times * UNCOMMITTED_OPERATIONS or self._waiting_bytes() > times * UNCOMMITTED_BYTES
+
+    def _waiting_bytes(self) -> int:
+        recorded = self.journal.end - self.committed_position if self.journal else 0
+        return recorded + self._unrecorded_bytes
 
     def uncommitted_bytes(self) -> int:
         """How much of the disk the next commit may take, and the checkpoint after it: a careful guess.
@@ -286,8 +298,7 @@ class Database:
         """
         if self.journal is None:
             return 0
-        waiting = self.journal.end - self.committed_position
-        return self._operations * 2 * PAGE_BYTES + 3 * waiting
+        return self._operations * 2 * PAGE_BYTES + 3 * self._waiting_bytes()
 
     def commit(self) -> None:
         """Commit everything recorded so far, and what the actions after a commit record: no transaction is left open.
@@ -300,8 +311,16 @@ class Database:
             try:
                 self._commit()
             except OSError as error:
-                if error.errno != errno.ENOSPC or not self.reserve.release():
+                if error.errno != errno.ENOSPC or not self._release_reserve():
                     raise
+
+    def _release_reserve(self) -> bool:
+        """Have the room that is kept for a full disk, for what changes next. False when it is used up."""
+        assert self.journal is not None
+        return self.reserve.release(
+            (self.journal.newest, JOURNAL_SHARE_BYTES),
+            (Path(f"{self.path}-wal"), RESERVE_BYTES - JOURNAL_SHARE_BYTES),
+        )
 
     def _commit(self) -> None:
         assert self.journal is not None
@@ -319,7 +338,7 @@ class Database:
             raise refused(error) from error
         self.committed_position = position
         self.pending = False
-        self._operations = 0
+        self._operations = self._unrecorded_bytes = 0
         for action in self.on_commit:
             action()
 

@@ -198,13 +198,17 @@ class ExtentTable(Table):
         return any(row[0] in blocks for row in self.execute("SELECT source FROM extents WHERE inode = ?", (number,)))
 
     def has_pending(self, number: int) -> bool:
-        """Whether a block of the file is not on the remote."""
-        oldest = self.execute("SELECT min(number) FROM blocks WHERE pack IS NULL").fetchone()[0]
+        """Whether a block of the file is not on the remote, or in a pack that no index there lists."""
+        oldest = self.execute(
+            "SELECT min(number) FROM (SELECT min(number) AS number FROM blocks WHERE pack IS NULL UNION ALL"
+            " SELECT (SELECT min(b.number) FROM blocks b WHERE b.pack = p.number) FROM packs p WHERE p.indexed IS NULL)"
+        ).fetchone()[0]
         row = (
             oldest
             and self.execute(
                 "SELECT 1 FROM extents e WHERE e.inode = ?1 AND e.source >= ?2"
-                " AND EXISTS (SELECT 1 FROM blocks b WHERE b.number = e.source AND b.pack IS NULL) LIMIT 1",
+                " AND EXISTS (SELECT 1 FROM blocks b WHERE b.number = e.source AND (b.pack IS NULL"
+                " OR EXISTS (SELECT 1 FROM packs p WHERE p.number = b.pack AND p.indexed IS NULL))) LIMIT 1",
                 (number, oldest),
             ).fetchone()
         )
@@ -287,6 +291,7 @@ class ExtentTable(Table):
         if content is None:
             content = inode.content = bytearray()
         if offset > len(content):
+            self.database.expect(offset - len(content))
             content.extend(bytes(offset - len(content)))
         content[offset : offset + len(data)] = data
         assert len(content) <= SMALL_BYTES
@@ -474,6 +479,7 @@ class ExtentTable(Table):
             if size < len(inode.content):
                 del inode.content[size:]
             else:
+                self.database.expect(size - len(inode.content))
                 inode.content.extend(bytes(size - len(inode.content)))
             inode.content_dirty = True
         else:

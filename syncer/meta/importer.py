@@ -174,7 +174,7 @@ class Importer:
         }
 
     def _add_inode(self, inode: ImportedInode) -> bool:
-        """False for a further name of an inode that is here already."""
+        """False for a further name of an inode that is here already. Raises: ObjectCorrupt."""
         cursor = self._execute(
             "INSERT OR IGNORE INTO inodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)",
             (
@@ -186,6 +186,7 @@ class Importer:
         if not cursor.rowcount:
             if is_directory:
                 raise ObjectCorrupt(f"directory {inode.number} has two places in the tree")
+            self._check_same_kind(inode)
             return False
         if is_directory:
             self._totals.directories += 1
@@ -193,6 +194,12 @@ class Importer:
             self._totals.files += 1
             self._totals.logical_bytes += inode.size
         return True
+
+    def _check_same_kind(self, inode: ImportedInode) -> None:
+        """A second name is of the same kind as the first: one of a directory would make a circle of the tree."""
+        row = self._execute("SELECT mode FROM inodes WHERE inode = ?", (inode.number,)).fetchone()
+        if row[0] & 0o170000 != inode.mode & 0o170000:
+            raise ObjectCorrupt(f"inode {inode.number} is of two kinds in the tree")
 
     def _count(self, rows: int) -> None:
         self._rows += rows

@@ -230,6 +230,12 @@ class InodeTable(Table):
         """Inodes whose small content was changed since the last commit."""
         return [inode for inode in self._dirty.values() if inode.content_dirty and inode.content]
 
+    def is_changed(self, number: int) -> bool:
+        """Whether the inode was touched after what the last snapshot shows."""
+        if number in self._changed:
+            return True
+        return self.execute("SELECT 1 FROM changed WHERE inode = ?", (number,)).fetchone() is not None
+
     def changed_files(self) -> int:
         """How many files and the like differ from the last snapshot. Complete only right after a commit."""
         rows = self.execute(

@@ -112,6 +112,11 @@ class Journal:
         self.end += written
         self.total_bytes += written
 
+    @property
+    def newest(self) -> Path:
+        """The segment that takes the next record."""
+        return self._segments[-1]
+
     def _cut_torn(self) -> None:
         """Cut off what was written of a record that did not fit: behind it no other would be read. Raises: OSError."""
         os.ftruncate(self._open[-1][1], self.end - self._segment_start)

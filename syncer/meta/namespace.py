@@ -79,6 +79,24 @@ class NamespaceTable(Table):
             number = row[0]
         return True
 
+    def has_moved(self, number: int) -> bool:
+        """Whether a path of the inode differs from the last snapshot's, because of a name or a directory that moved.
+
+        Complete for directories above it alone: whose own names change is touched.
+        """
+        if self.execute("SELECT 1 FROM changed_names LIMIT 1").fetchone() is None:
+            return False
+        seen, pending = {ROOT_INODE}, [number]
+        while pending:
+            for parent, name in self.parents(pending.pop()):
+                noted = self.execute("SELECT 1 FROM changed_names WHERE parent = ? AND name = ?", (parent, name))
+                if noted.fetchone() is not None:
+                    return True
+                if parent not in seen:
+                    seen.add(parent)
+                    pending.append(parent)
+        return False
+
     # --- changing ------------------------------------------------------------------------------------------------
 
     def _enter(self, parent: Inode, name: bytes, number: int, now_ns: int) -> None:
@@ -89,10 +107,11 @@ class NamespaceTable(Table):
         self.execute("DELETE FROM dentries WHERE parent = ? AND name = ?", (parent.number, name))
         self._note(parent, name, now_ns)
 
-    def _note(self, parent: Inode, name: bytes, now_ns: int) -> None:
+    def _note(self, parent: Inode, name: bytes, now_ns: int, *, for_directory: bool = False) -> None:
+        """A name came or went. *for_directory*: it now stands for a directory that stood elsewhere before."""
         parent.mtime_ns = parent.ctime_ns = now_ns
         self._inodes.touch(parent)
-        if parent.number in self.large:
+        if for_directory or parent.number in self.large:
             self.execute(
                 "INSERT OR REPLACE INTO changed_names VALUES (?, ?, ?)", (parent.number, name, self._inodes.generation)
             )
@@ -191,7 +210,7 @@ class NamespaceTable(Table):
             else:
                 self._drop_link(victim, now_ns)
         self._note(source, name, now_ns)
-        self._note(destination, new_name, now_ns)
+        self._note(destination, new_name, now_ns, for_directory=inode.is_directory)
         if inode.is_directory and parent != new_parent:
             source.nlink -= 1
             destination.nlink += 1
@@ -214,5 +233,5 @@ class NamespaceTable(Table):
         for inode in (one, other):
             inode.ctime_ns = now_ns
             self._inodes.touch(inode)
-        self._note(source, name, now_ns)
-        self._note(destination, new_name, now_ns)
+        self._note(source, name, now_ns, for_directory=other.is_directory)
+        self._note(destination, new_name, now_ns, for_directory=one.is_directory)

@@ -7,6 +7,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from syncer.disk import take_room
+
 RESERVE = "reserve"
 """The file's name, beside meta.db."""
 RESERVE_BYTES = 2 * 1024 * 1024
@@ -33,11 +35,24 @@ class Reserve:
         except FileNotFoundError:
             return 0
 
-    def release(self) -> bool:
-        """Give the room back to the disk, for what is tried again now. False when that was done before."""
+    def release(self, *heirs: tuple[Path, int]) -> bool:
+        """Give the room back to the disk, for what is tried again now. False when that was done before.
+
+        *heirs* are files with as many bytes as each gets of it, behind its end and at once: whoever fills the disk
+        would take them before what is tried again gets that far.
+        """
         if not self.size:
             return False
-        os.truncate(self._path, 0)
+        with contextlib.ExitStack() as stack:
+            takers: list[tuple[int, int, int]] = []
+            for path, room_bytes in heirs:
+                with contextlib.suppress(OSError):
+                    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, descriptor)
+                    takers.append((descriptor, os.fstat(descriptor).st_size, room_bytes))
+            os.truncate(self._path, 0)
+            for taker in takers:
+                take_room(*taker)
         self.size = 0
         return True
 

@@ -113,7 +113,8 @@ CREATE TRIGGER packs_added AFTER INSERT ON packs BEGIN UPDATE sums SET pack_byte
 CREATE TRIGGER packs_removed AFTER DELETE ON packs BEGIN UPDATE sums SET pack_bytes = pack_bytes - old.size; END;
 
 -- What the next snapshot must look at: inodes whose tree entry may differ, and names that came or went in large
--- directories. generation: the snapshot period of the change.
+-- directories. In others the new names of directories that moved: no snapshot has what is below them at its path.
+-- generation: the snapshot period of the change.
 CREATE TABLE changed(inode INTEGER PRIMARY KEY, generation INTEGER NOT NULL);
 CREATE TABLE changed_names(
     parent INTEGER, name BLOB, generation INTEGER NOT NULL, PRIMARY KEY(parent, name)) WITHOUT ROWID;

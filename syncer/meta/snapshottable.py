@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from syncer.meta.database import Database, Table, journaled
-from syncer.meta.inodes import InodeTable
+from syncer.meta.inodes import Inode, InodeTable
 from syncer.meta.namespace import NamespaceTable
 from syncer.values import FILE_END_MAX, PeerId, TreeId
 
@@ -87,6 +87,13 @@ class SnapshotTable(Table):
     def has_changes(self) -> bool:
         """Whether something changed since the last publication. Complete only right after a commit."""
         return self.execute("SELECT 1 FROM changed LIMIT 1").fetchone() is not None
+
+    def shows(self, inode: Inode) -> bool:
+        """Whether the newest snapshot has the inode as it is now, with its attributes and under its names.
+
+        Not whether the remote has every block of it.
+        """
+        return inode.nlink > 0 and not self._inodes.is_changed(inode.number) and not self._names.has_moved(inode.number)
 
     def next_seq(self, kind: str) -> int:
         """The next free sequence number of our objects of *kind* (`snapshot` or `index`)."""

@@ -40,12 +40,14 @@ from syncer.snapshots.records import (
     PackListing,
     PeerRecord,
     SnapshotRecord,
+    current_writer,
     decode,
     encode,
     parse_peer_key,
     parse_seq_key,
     snapshot_key,
 )
+from syncer.snapshots.repository import read_peers
 from syncer.snapshots.verified import Verified
 from syncer.values import TREE, BlockId, PackId
 
@@ -279,11 +281,22 @@ class RemoteCheck:
         result.findings += [self._finding(why, pack, items) for (why, pack), items in groups.items()]
         return result
 
-    async def restore(self) -> None:
+    async def restore(self) -> str | None:
         """Put our own snapshots and indexes that are damaged or gone anew, from what DATA knows of them.
+
+        Nothing where another machine writes by now: it may have deleted what DATA knows, and the packs with it. Returns
+        why not.
 
         Raises: BackendError.
         """
+        if not self._records:
+            return None
+        try:
+            writer = current_writer(await read_peers(self._backend))
+        except ObjectCorrupt as error:
+            return f"nothing is put on the remote, because it does not say who writes there: {error}"
+        if writer is not None and writer.machine != self._reader.state("machine"):
+            return f"nothing is put on the remote: {writer.host} writes there now"
         known = {snapshot_key(peer, seq): record for peer, seq, _, record in self._reader.snapshots()}
         for finding in list(self._records):
             key = (finding.name or b"").decode()
@@ -294,6 +307,7 @@ class RemoteCheck:
             if data is not None:
                 await self._backend.put(key, data)
                 self._records.remove(finding)
+        return None
 
     def _index_again(self, key: str) -> bytes | None:
         """An index of ours as DATA remembers it; None when it does not, or not well enough."""

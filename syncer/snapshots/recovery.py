@@ -5,6 +5,7 @@ only then things change places: what was there before goes to DATA/recovered-<ti
 begins anew before `done`, and finishes the exchange after it.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -345,7 +346,8 @@ def _exchange(data: Path) -> Summary:
     aside = data / summary.aside
     if (folder / "meta.db").exists():
         for source, target in _moves(data, aside, done["unused"]):
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for above in reversed([*itertools.takewhile(lambda place: place != aside, target.parents), aside]):
+                above.mkdir(mode=0o700, exist_ok=True)  # one by one: with `parents` those would get another mode
             if source.exists():
                 source.rename(target)
         if aside.exists():

@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from syncer import checking, config
 from syncer.backends.base import Backend
 from syncer.backends.folder import FolderBackend
 from syncer.checking import CheckRequest
 from syncer.errors import RemoteUnreachable, WrongRepository
+from syncer.snapshots.repository import Wish
 from syncer.snapshots.verified import Verified
 from tests.support.check_world import CheckWorld
+from tests.support.core_data import make_data
 
 
 def _pack_of(world: CheckWorld, path: str) -> Path:
@@ -115,6 +118,25 @@ def test_lost_records_are_put_anew(world: CheckWorld, spoil: str) -> None:
     after = world.check(remote=True)
     assert not after.found, after.found
     assert world.read_elsewhere() == world.files
+
+
+def test_a_data_that_others_took_over_from_puts_nothing_on_the_remote(world: CheckWorld) -> None:
+    """What it knows of was deleted there since, maybe, with the packs; its snapshot again would name what is gone."""
+    other = CheckWorld(world.place / "other", {})
+    make_data(other.data)
+    other.remote.symlink_to(world.remote)
+
+    async def take_over() -> None:
+        async with other.opened(Wish(read_only=False, take_over=True, uid=0, gid=0)):
+            pass
+
+    trio.run(take_over)
+    snapshot = _objects(world, "snapshots")[0]
+    snapshot.unlink()
+    mended = world.check(remote=True, repair=True)
+    assert not snapshot.exists()
+    assert [finding.code for finding in mended.left] == ["snapshot-missing"]
+    assert any("writes" in note for note in mended.notes), mended.notes
 
 
 def test_format_and_peers_are_told(world: CheckWorld) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from syncer.datadir import KNOWN, LOG_FILE_BYTES, LOG_FILES
 from tests.support.command import environment
+from tests.support.server_disks import needs_root, small_disk
 
 PRELUDE = """
 import logging, sys
@@ -46,6 +47,42 @@ log.info("long " + "x" * 1_000_000 + " end")
     last = (tmp_path / "log").read_text()
     assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO syncer.blocks.uploader: record 19999$", last, re.MULTILINE)
     assert "characters left out" in last and last.endswith("x end\n")
+
+
+@needs_root
+def test_on_a_full_disk_lines_are_whole_or_not_there(tmp_path: Path) -> None:
+    """Half a line would swallow the next one, which a start after a kill writes, and look like trouble of its own."""
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        outcome = run(
+            """
+import os, signal
+logfile.start(Path(sys.argv[1]), "INFO", warnings_to_stderr=False)
+log.info("before")
+others = Path(sys.argv[1]).with_name("others")
+with open(others, "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+for n in range(200):
+    log.warning("while it is full %d %s", n, "x" * 500)
+others.unlink()
+log.info("room again")
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+            disk,
+        )
+        assert outcome.stderr == ""
+        lines = (disk / "log").read_text().splitlines()
+        assert lines[0].endswith("before") and lines[-1].endswith("room again")
+        assert 0 < len(lines[1:-1]) < 10
+        assert all(line.endswith("x" * 500) for line in lines[1:-1])
+        with open(disk / "log", "a") as file:
+            file.write("what a power cut has left")
+        run('logfile.start(Path(sys.argv[1]), "INFO", warnings_to_stderr=False); log.info("after")', disk)
+        lines = (disk / "log").read_text().splitlines()
+        assert lines[-2] == "what a power cut has left" and lines[-1].endswith("Z INFO syncer.blocks.uploader: after")
 
 
 def test_levels_are_kept_apart(tmp_path: Path) -> None:

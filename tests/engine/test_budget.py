@@ -10,11 +10,13 @@ import trio
 import trio.testing
 
 from syncer.backends.memory import MemoryBackend
+from syncer.blocks.budget import ROWS_BYTES
 from syncer.engine import Engine
 from syncer.errors import RemoteFull
+from syncer.meta.blocktable import CACHED_ROW
 from syncer.meta.importer import Importer
 from syncer.meta.store import MetaStore
-from syncer.values import CONTENT, ROOT_INODE, BlockId, PackId
+from syncer.values import CONTENT, ROOT_INODE, SMALL_BYTES, BlockId, PackId
 from tests.support.opened import ME, READER, create, flush, opened
 
 WRITE_BYTES = 131_072
@@ -361,3 +363,52 @@ async def test_a_budget_that_was_made_smaller_than_what_waits_is_kept_in_the_end
         _, more = create(engine, b"more")
         await engine.file_system.write(more, 0, os.urandom(WRITE_BYTES))
         assert engine.store.budget.used_bytes <= 64_000_000
+
+
+async def test_small_files_that_are_made_longer_ask_for_room(tmp_path: Path) -> None:
+    """By ftruncate(2): what is a hole elsewhere are bytes in meta.db here."""
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        system, budget = engine.file_system, engine.store.budget
+        files = []
+        for count in range(2000):
+            await system.room()
+            number, handle = create(engine, b"%d" % count)
+            await system.write(handle, 0, b"%d" % count)
+            files.append(number)
+        most = 0
+        for number in files:  # who waits for room has those before sealed: a hole is all that follows then
+            await system.room_for_size(number, SMALL_BYTES)
+            system.setattr(number, size=SMALL_BYTES)
+            assert budget.used_bytes <= 64_000_000
+            most = max(most, budget.used_bytes)
+        assert most > 40_000_000
+        engine.commit()
+        assert sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*")) <= 64_000_000
+
+
+async def test_who_waits_for_the_room_of_evicted_rows_has_no_more_of_them_evicted(tmp_path: Path) -> None:
+    """That comes with a commit and a checkpoint, and everybody who waits looks again before."""
+    async with opened(tmp_path, MemoryBackend(), upload_delay_s=0.05) as engine:
+        budget = engine.store.budget
+        for count in range(500):
+            await engine.file_system.room()
+            _, handle = create(engine, b"%d" % count)
+            await engine.file_system.write(handle, 0, os.urandom(60_000))
+            engine.file_system.release(handle)
+        await flush(engine)
+        await engine.checkpoint()
+        before = _rows_bytes(engine)
+        assert before > 16_000_000
+        with budget.hold(budget._free() - 50_000), trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(budget.reserve, 100_000, 10.0)
+        assert before - _rows_bytes(engine) <= ROWS_BYTES + 2_000_000
+
+
+def _rows_bytes(engine: Engine) -> int:
+    """Of the contents of small files that are cached."""
+    rows = engine.meta.blocks.execute(
+        "SELECT sum(size) FROM blocks WHERE cached = ? AND kind = ?", (CACHED_ROW, CONTENT)
+    )
+    return int(rows.fetchone()[0] or 0)

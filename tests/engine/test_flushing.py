@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from syncer.backends.memory import MemoryBackend
 from syncer.blocks import uploader
 from syncer.blocks.pack import read_list
 from syncer.config import Config
+from syncer.engine import Engine
 from syncer.errors import DataUnusable, LocalDamage, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots import publisher
 from syncer.snapshots.records import SnapshotRecord, decode
 from syncer.snapshots.repository import join
 from syncer.values import CONTENT, ROOT_INODE
-from tests.support.opened import READER, WRITER, SlowLine, create, flush, opened
+from tests.support.opened import ME, READER, WRITER, SlowLine, create, flush, opened
 
 WRITE_BYTES = 131_072
 
@@ -137,6 +139,93 @@ async def test_where_a_file_is_can_be_seen(tmp_path: Path) -> None:
         ages = [status.oldest_pending_s for _, status in seen]
         assert ages[1] is not None and 0 <= ages[1] < 60 and ages[2] is None
         assert [status.head for _, status in seen] == [None, None, "1/1"]
+
+
+def state_of(engine: Engine, number: int) -> bytes:
+    return engine.file_system.getxattr(number, b"user.syncer.state")
+
+
+async def test_a_file_is_uploaded_when_a_snapshot_shows_it(tmp_path: Path) -> None:
+    """Before, a machine that is lost loses it, whatever has become of its packs."""
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote, upload_delay_s=0.01) as engine:
+        empty, _ = create(engine, b"empty")
+        number, handle = create(engine, b"f")
+        await engine.file_system.write(handle, 0, os.urandom(WRITE_BYTES))
+        assert state_of(engine, empty) == b"local"
+        await engine.sealer.seal_everything()
+        with trio.fail_after(20.0):
+            while engine.meta.blocks.pending_totals()[1]:
+                await engine.uploader.progressed.wait()
+        status = status_of(engine, Config(remote="memory", budget_bytes=64_000_000), None)
+        assert (status.pending_upload_blocks, status.snapshot_due) == (0, True)
+        assert state_of(engine, number) == b"local"
+        await flush(engine)
+        assert not status_of(engine, Config(remote="memory", budget_bytes=64_000_000), None).snapshot_due
+        assert state_of(engine, number) == state_of(engine, empty) == b"uploaded"
+        changes: list[Callable[[], object]] = [
+            lambda: engine.file_system.setxattr(number, b"user.a", b"b"),
+            lambda: engine.file_system.rename(ROOT_INODE, b"f", ROOT_INODE, b"g"),
+            lambda: engine.file_system.link(number, ROOT_INODE, b"h"),
+            lambda: engine.file_system.unlink(ROOT_INODE, b"g"),
+        ]
+        for change in changes:
+            change()
+            assert (state_of(engine, number), state_of(engine, empty)) == (b"local", b"uploaded")
+            engine.meta.commit()
+            assert state_of(engine, number) == b"local"
+            await flush(engine)
+            assert state_of(engine, number) == b"uploaded"
+        engine.file_system.unlink(ROOT_INODE, b"h")
+        await flush(engine)
+        assert state_of(engine, number) == b"local"  # no snapshot has a file without a name
+
+
+async def test_a_file_is_not_uploaded_while_a_directory_above_it_has_moved(tmp_path: Path) -> None:
+    """The snapshot shows it elsewhere. What merely comes and goes beside it does not matter."""
+    remote = MemoryBackend()
+    async with opened(tmp_path, remote) as engine:
+        system = engine.file_system
+        upper, other, made = (
+            system.create(ROOT_INODE, name, 0o040755, ME).number for name in (b"upper", b"other", b"made")
+        )
+        lower = system.create(upper, b"lower", 0o040755, ME).number
+        beside = system.create(other, b"lower", 0o040755, ME).number
+        number = system.create(lower, b"f", 0o100644, ME).number
+        await flush(engine)
+        system.create(lower, b"new", 0o100644, ME)
+        system.create(upper, b"new", 0o040755, ME)
+        system.setattr(lower, mode=0o700)
+        assert state_of(engine, number) == b"uploaded"
+        changes: list[Callable[[], object]] = [
+            lambda: system.rename(upper, b"lower", made, b"lower"),
+            lambda: system.rename(ROOT_INODE, b"made", ROOT_INODE, b"named"),
+            lambda: system.exchange(made, b"lower", other, b"lower"),
+            lambda: system.exchange(made, b"lower", other, b"lower"),
+        ]
+        for change in changes:
+            change()
+            assert state_of(engine, number) == b"local"
+            await flush(engine)
+            assert state_of(engine, number) == b"uploaded"
+        system.rename(made, b"lower", beside, b"deeper")
+    async with opened(tmp_path, remote) as engine:
+        assert state_of(engine, number) == b"local"
+        await flush(engine)
+        assert state_of(engine, number) == b"uploaded"
+
+
+async def test_a_pack_that_no_index_lists_does_not_count(tmp_path: Path) -> None:
+    """Bytes that an older snapshot lacks have come: a new machine finds them only by the index."""
+    async with opened(tmp_path, MemoryBackend()) as engine:
+        number, handle = create(engine, b"f")
+        await engine.file_system.write(handle, 0, os.urandom(WRITE_BYTES))
+        await flush(engine)
+        engine.meta.database.begin()
+        engine.meta.blocks.execute("UPDATE packs SET indexed = NULL WHERE kind = ?", (CONTENT,))
+        assert state_of(engine, number) == b"local"
+        await flush(engine)
+        assert state_of(engine, number) == b"uploaded"
 
 
 class Away(MemoryBackend):

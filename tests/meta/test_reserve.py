@@ -10,6 +10,7 @@ import pytest
 from syncer.errors import LocalDamage
 from syncer.meta.reserve import RESERVE_BYTES, Reserve
 from syncer.meta.store import MetaStore
+from syncer.values import ROOT_INODE
 from tests.support.core_data import make_data
 from tests.support.server_disks import needs_root, small_disk
 
@@ -44,6 +45,34 @@ def test_meta_db_is_opened_on_a_disk_that_is_full(tmp_path: Path) -> None:
         assert caught.value.hint is not None and "make room" in caught.value.hint
         (disk / "others").unlink()
         MetaStore(data).close()
+
+
+@needs_root
+def test_the_room_that_is_given_back_cannot_be_taken_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that fills the disk goes on trying, so what is free for a moment is gone before a commit gets there."""
+    with small_disk(tmp_path / "disk", 40_000_000) as disk:
+        meta = MetaStore(make_data(disk / "data"))
+        meta.ensure_root(0, 0)
+        for number in range(2, 400):
+            meta.names.create(ROOT_INODE, b"%d" % number, number, 0o100644, 0, 0, 0, None, 1)
+        meta.commit()
+        release = Reserve.release
+
+        def release_to_others(reserve: Reserve, *heirs: tuple[Path, int]) -> bool:
+            released = release(reserve, *heirs)
+            fill(disk / "others")
+            return released
+
+        monkeypatch.setattr(Reserve, "release", release_to_others)
+        for number in range(2, 400):
+            if number == 20:
+                fill(disk / "others")
+            meta.names.unlink(ROOT_INODE, b"%d" % number, 2)
+        meta.commit()
+        assert not meta.database.reserve.size
+        monkeypatch.undo()
+        (disk / "others").unlink()
+        meta.close()
 
 
 def fill(file: Path) -> None:

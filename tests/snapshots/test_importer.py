@@ -46,6 +46,25 @@ def test_further_names_of_a_file_share_its_inode(meta: MetaStore, importer: Impo
     assert [(e.start, e.length) for e in meta.extents.find(5, 0, 10)] == [(0, 10)]
 
 
+@pytest.mark.parametrize("first", [DIRECTORY, FILE, 0o120777])
+@pytest.mark.parametrize("second", [DIRECTORY, FILE, 0o120777])
+def test_names_of_one_inode_are_of_one_kind_and_no_directory_has_two(
+    importer: Importer, first: int, second: int
+) -> None:
+    """A directory with a second name, below itself even, is a circle that whoever goes up never leaves."""
+    importer.add_entries(ROOT_INODE, [(b"a", inode(5, first))], [])
+    if first == second != DIRECTORY:
+        importer.add_entries(5, [(b"b", inode(5, second))], [])
+        return
+    with pytest.raises(ObjectCorrupt, match="two"):
+        importer.add_entries(5, [(b"b", inode(5, second))], [])
+
+
+def test_nothing_in_a_tree_has_the_number_of_the_root(importer: Importer) -> None:
+    with pytest.raises(ObjectCorrupt):
+        importer.add_entries(ROOT_INODE, [(b"a", inode(ROOT_INODE, FILE))], [])
+
+
 OTHER = bytes(32)
 
 

@@ -182,6 +182,26 @@ async def test_without_a_database_bytes_of_nobody_known_are_in_lost_and_found(tm
     assert {entry.content for path, entry in now.items() if path.startswith(FOUND + b"/")} == {block, tail}
 
 
+async def test_what_is_laid_aside_is_for_its_owner_alone(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await peer.file(b"f", os.urandom(100_000))
+        await peer.publish()
+        copy = crashed(peer, tmp_path / "data", tmp_path / "copy")
+    (block,) = [path for path in (copy / "cache").glob("??/*") if path.is_file()]
+    block.write_bytes(b"damaged")
+    (copy / "meta.db").unlink()
+    before = os.umask(0o022)
+    try:
+        summary = await rebuilt(copy, remote)
+    finally:
+        os.umask(before)
+    aside = copy / summary.aside
+    assert (aside / block.relative_to(copy)).read_bytes() == b"damaged"
+    folders = [aside, *(path for path in aside.rglob("*") if path.is_dir())]
+    assert {oct(stat.S_IMODE(folder.stat().st_mode)) for folder in folders} == {"0o700"}
+
+
 async def test_bytes_that_are_nowhere_end_a_file_and_what_follows_is_found(tmp_path: Path) -> None:
     remote, rng = Remote(), random.Random(0)
     head, middle, end = (rng.randbytes(size) for size in (5_000_000, 100_000, 3_000_000))
