@@ -109,3 +109,10 @@ def test_with_small_sizes() -> None:
 
 def test_with_real_sizes() -> None:
     search(real_scale(), examples=20, length=60)
+
+
+def test_an_empty_file_that_is_truncated_has_a_new_time() -> None:
+    steps: list[Step] = [("create", 0, 2, 0), ("create", 0, 3, 0), ("utimens", 1, 10**9), ("open", 0, True)]
+    with small_scale() as scale:
+        play(steps, scale)
+        play([*steps, ("utimens", 2, 10**9), ("open", 1, True)], scale)

@@ -236,7 +236,7 @@ class Driver:
         if node is None:
             return
         flags = os.O_RDWR | (os.O_TRUNC if truncate else 0)
-        if truncate and node.data:
+        if truncate:
             self.model.truncate(node, 0)
         self.handles.append((self.fs.open(self.number(node), flags), node))
 
