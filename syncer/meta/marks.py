@@ -20,6 +20,8 @@ LIVE, HISTORY, FIRST_DROPPED = 0, 1, 2
 """By what a block is marked: the newest state, another snapshot that stays, the first of those that go, the next ..."""
 NODES_AT_ONCE = 128
 ROWS_AT_ONCE = 50_000
+SMALL_INDEXES, SMALL_INDEX_BLOCKS = 64, 10_000
+"""When there are more index objects that list fewer blocks, they become one."""
 ENTRY_BYTES, TAIL_BYTES = 44, 48
 """What the list at the end of a pack takes for each block, about, and besides."""
 
@@ -44,6 +46,7 @@ CREATE TABLE relied(pack INTEGER PRIMARY KEY, id BLOB NOT NULL, size INTEGER NOT
 CREATE TABLE packs_there(id BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE index_packs(peer INTEGER, seq INTEGER, pack BLOB, PRIMARY KEY(peer, seq, pack)) WITHOUT ROWID;
 CREATE INDEX index_packs_pack ON index_packs(pack);
+CREATE TABLE indexes(peer INTEGER, seq INTEGER, blocks INTEGER NOT NULL, PRIMARY KEY(peer, seq)) WITHOUT ROWID;
 """
 
 
@@ -345,9 +348,10 @@ class Marks:
         self._many("INSERT OR IGNORE INTO packs_there VALUES (?, ?)", packs)
         self.execute("COMMIT")
 
-    def saw_index(self, peer: int, seq: int, packs: Iterable[bytes]) -> None:
-        """An index object lists these packs."""
+    def saw_index(self, peer: int, seq: int, packs: Iterable[bytes], blocks: int) -> None:
+        """An index object lists these packs, with so many blocks in all."""
         self.execute("BEGIN")
+        self.execute("INSERT OR IGNORE INTO indexes VALUES (?, ?, ?)", (peer, seq, blocks))
         self._many("INSERT OR IGNORE INTO index_packs VALUES (?, ?, ?)", [(peer, seq, pack) for pack in packs])
         self.execute("COMMIT")
 
@@ -387,12 +391,15 @@ class Marks:
         return [PackId(row[0]) for row in rows]
 
     def stale_indexes(self) -> list[tuple[int, int]]:
-        """(peer, seq) of index objects that list packs which are to be deleted, or are not there."""
+        """(peer, seq) of index objects that list packs which are to be deleted, or are not there; and of the small
+        ones, if they are many."""
         rows = self.execute(
             "SELECT DISTINCT peer, seq FROM index_packs WHERE pack IN (SELECT pack FROM here.doomed)"
             " OR (pack NOT IN (SELECT id FROM packs_there) AND pack NOT IN (SELECT id FROM here.packs))"
         )
-        return [(peer, seq) for peer, seq in rows]
+        found = {(peer, seq) for peer, seq in rows}
+        small = self.execute("SELECT peer, seq FROM indexes WHERE blocks < ?", (SMALL_INDEX_BLOCKS,)).fetchall()
+        return sorted(found.union(small if len(small) > SMALL_INDEXES else ()))
 
     def staying_packs(self, index: tuple[int, int]) -> list[PackId]:
         """Packs that an index object lists and that stay."""

@@ -118,7 +118,8 @@ class Pruner:
         self._publisher = publisher
         self._thinner = thinner
         self._durability = durability
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+        """Held by a prune, and by whoever must have none come in between."""
         self.dead_percent = 20
         """The part of the remote that may be dead."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -146,7 +147,7 @@ class Pruner:
             WrongRepository: another machine writes.
             OSError: the local disk does not take what must be remembered.
         """
-        async with self._turn, self._marks() as marks:
+        async with self.turn, self._marks() as marks:
             with self._history.keeping():  # what is forgotten is not marked
                 run = _Run(self, marks, [], tell)
                 return await self._prune(
@@ -185,7 +186,7 @@ class Pruner:
 
     async def count(self, tell: Tell) -> int:
         """Count what history holds and what is dead, from what is known here; returns the dead bytes."""
-        async with self._turn, self._marks() as marks:
+        async with self.turn, self._marks() as marks:
             self._meta.commit()
             await in_thread(marks, marks.rely)
             return (await _Run(self, marks, [], tell).plan(0)).dead_bytes
