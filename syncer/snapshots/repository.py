@@ -210,7 +210,8 @@ async def _gone_packs(meta: MetaStore, backend: Backend) -> tuple[int, int]:
 
     async def ask(pack_id: PackId) -> None:
         nonlocal missing
-        missing += not await exists(backend, pack_key(pack_id))
+        if not await exists(backend, pack_key(pack_id)):
+            missing += 1
 
     await for_each(backend, packs, ask)
     return missing, len(packs)
