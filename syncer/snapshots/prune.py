@@ -290,8 +290,8 @@ class _Run:
     def _planned(self) -> Plan:
         marks = self.marks
         sums = marks.sums()
-        packs, size, _ = marks.chosen_totals(rewrite=False)
-        again, again_size, needed = marks.chosen_totals(rewrite=True)
+        packs, size, _, _ = marks.chosen_totals(rewrite=False)
+        again, again_size, needed, listed = marks.chosen_totals(rewrite=True)
         return Plan(
             followers=self.followers,
             going=tuple(
@@ -302,7 +302,7 @@ class _Run:
             remote_bytes=sums.pack_bytes,
             history_bytes=marks.held_bytes(HISTORY),
             dead_bytes=sums.dead_bytes,
-            freed_bytes=size + again_size - needed,
+            freed_bytes=size + again_size - needed - listed,
             deleted_packs=packs,
             rewritten_packs=again,
             rewritten_bytes=needed,
@@ -347,7 +347,7 @@ class _Run:
     async def _rewrite(self) -> None:
         owner = self._owner
         rewriter = Rewriter(self._meta, self._backend, owner._store.packs, owner._durability)
-        _, _, total = self.marks.chosen_totals(rewrite=True)
+        _, _, total, _ = self.marks.chosen_totals(rewrite=True)
         after = 0
         if total:
             await owner._thinner.check_writer()

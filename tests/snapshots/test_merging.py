@@ -71,6 +71,11 @@ async def test_a_few_hundred_publications_leave_few_objects(tmp_path: Path, monk
         assert len(peer.meta.snapshots.places()) < 150
         await world.check()
         same(await built_from(remote, tmp_path / "new"), peer.picture())
+        assert sum(key.startswith("packs/") for key in remote.objects) > 128
+        await prune(peer, DEFAULT)
+        assert sum(key.startswith("packs/") for key in remote.objects) < 128, "so do the packs"
+        await world.check()
+        same(await built_from(remote, tmp_path / "new"), peer.picture())
 
 
 @pytest.mark.parametrize("seed", range(20 if LONG else 5))
