@@ -302,10 +302,11 @@ class Marks:
             copied += self._choose_small(kind, rewrite_max_bytes - copied)
 
     def _choose_small(self, kind: int, most_bytes: int) -> int:
-        """Choose the small packs of a *kind* to be copied into larger ones, if they are many; how many bytes that is."""
+        """Choose the small packs of a *kind* to be copied into larger ones, if they are many; how many bytes that
+        is."""
         rows = self.execute(
-            "SELECT p.number, p.id, p.size, u.bytes FROM relied r JOIN here.packs p ON p.number = r.pack AND p.id = r.id"
-            " JOIN used u ON u.pack = p.number WHERE r.listed AND u.bytes > 0 AND p.kind = ? AND p.size < ?"
+            "SELECT p.number, p.id, p.size, u.bytes FROM relied r"
+            " JOIN here.packs p ON p.number = r.pack AND p.id = r.id JOIN used u ON u.pack = p.number WHERE r.listed AND u.bytes > 0 AND p.kind = ? AND p.size < ?"
             " AND p.number NOT IN (SELECT pack FROM chosen) ORDER BY p.number",
             (kind, SMALL_PACK_BYTES),
         ).fetchall()
