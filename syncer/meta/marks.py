@@ -306,7 +306,8 @@ class Marks:
         is."""
         rows = self.execute(
             "SELECT p.number, p.id, p.size, u.bytes FROM relied r"
-            " JOIN here.packs p ON p.number = r.pack AND p.id = r.id JOIN used u ON u.pack = p.number WHERE r.listed AND u.bytes > 0 AND p.kind = ? AND p.size < ?"
+            " JOIN here.packs p ON p.number = r.pack AND p.id = r.id JOIN used u ON u.pack = p.number"
+            " WHERE r.listed AND u.bytes > 0 AND p.kind = ? AND p.size < ?"
             " AND p.number NOT IN (SELECT pack FROM chosen) ORDER BY p.number",
             (kind, SMALL_PACK_BYTES),
         ).fetchall()

@@ -211,6 +211,7 @@ class Publisher:
 
     async def _publish(self, wish: "_Wish", progress: Progress) -> frozenset[int]:
         await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
+        await self._check_numbers()
         await self._be_still()
         self._uploader.drain += 1
         self._uploader.wake()
