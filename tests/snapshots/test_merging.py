@@ -283,6 +283,22 @@ async def test_what_a_prune_has_begun_to_delete_is_not_listed_again(
         await world.check()
 
 
+async def test_it_is_known_which_one_lists_a_pack(tmp_path: Path, early: None) -> None:
+    """A repair makes an index object anew from that. What waits to be listed again still does."""
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        await publish(world, 9)
+        waiting = peer.meta.blocks.execute("SELECT id FROM packs ORDER BY number LIMIT 1").fetchone()[0]
+        peer.meta.doomed.list_again([PackId(waiting)])
+        assert await peer.engine.merger.merge() == 9
+        rows = peer.meta.blocks.execute("SELECT indexed, count(*) FROM packs GROUP BY 1").fetchall()
+        assert rows == [(None, 1), (10, 17)]
+        await publish(world, 1)
+        assert not peer.meta.blocks.has_unindexed_packs()
+        await world.check()
+
+
 async def test_none_is_merged_while_a_prune_goes_by_what_it_has_read(tmp_path: Path, early: None) -> None:
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
