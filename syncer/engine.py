@@ -38,6 +38,7 @@ from syncer.snapshots import retention
 from syncer.snapshots.elsewhere import Elsewhere
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.housekeeping import Housekeeper
+from syncer.snapshots.merging import IndexMerger
 from syncer.snapshots.prune import Pruner
 from syncer.snapshots.publisher import Publisher
 from syncer.snapshots.thinning import Thinner
@@ -146,7 +147,10 @@ class Engine:
         parts = self.history, self.publisher
         self.thinner = Thinner(meta, backend, *parts, self.durability)
         self.pruner = Pruner(self.store, backend, *parts, self.thinner, self.durability)
-        self.housekeeper = Housekeeper(meta, self.publisher, self.thinner, self.pruner, retention.parse(settings.keep))
+        self.merger = IndexMerger(meta, backend, self.publisher, self.thinner, self.pruner.turn)
+        self.housekeeper = Housekeeper(
+            meta, self.publisher, self.thinner, self.pruner, self.merger, retention.parse(settings.keep)
+        )
         self.files = PastFiles(self.store, self.history, self._limits)
         self.past = HistoryTree(self.history, self.files, self.file_system.names.inode, self.file_system.names.path)
         self.follower: Following | None = None

@@ -72,6 +72,6 @@ def _say(plan: dict[str, Any], came_back: str) -> None:
         click.echo(f"{len(plan['items']):,} snapshots go, {plan['kept_snapshots']:,} stay")
     for one in plan["followers"]:
         click.echo(printable(f"{one['host']} ({one['id'][:8]}) follows, and needs {', '.join(one['keeps'])}"))
-    packs = f"{plan['deleted_packs']:,} packs without use, {plan['rewritten_packs']:,} of little use"
+    packs = f"{plan['deleted_packs']:,} packs without use, {plan['rewritten_packs']:,} of little use or small"
     copied = f" ({size(plan['rewritten_bytes'])} copied)" if plan["rewritten_packs"] else ""
     click.echo(f"syncer: {size(plan['freed_bytes'])} of {size(plan['remote_bytes'])} {came_back}: {packs}{copied}")

@@ -250,6 +250,15 @@ class BlockTable(Table):
     def knows_pack(self, pack_id: PackId) -> bool:
         return self.execute("SELECT 1 FROM packs WHERE id = ?", (pack_id,)).fetchone() is not None
 
+    def some_packs(self, count: int) -> list[PackId]:
+        """About *count* packs, from the oldest to the newest, or all if there are fewer."""
+        first, last = self.execute("SELECT ifnull(min(number), 0), ifnull(max(number), -1) FROM packs").fetchone()
+        found: dict[PackId, None] = {}
+        for number in range(first, last + 1, max(1, (last - first) // count)):
+            row = self.execute("SELECT id FROM packs WHERE number >= ? ORDER BY number LIMIT 1", (number,)).fetchone()
+            found[PackId(row[0])] = None
+        return list(found)
+
     def ids_in(self, pack_id: PackId) -> set[bytes]:
         """The blocks that are read from the pack."""
         rows = self.execute(

@@ -116,6 +116,15 @@ class DoomTable(Table):
         """The next index object lists these packs: those that listed them are about to go."""
         self.executemany("UPDATE packs SET indexed = NULL WHERE id = ?", [(pack_id,) for pack_id in pack_ids])
 
+    @journaled(107)
+    def merged(self, pack_ids: Sequence[PackId], seq: int) -> None:
+        """Our index object *seq* lists these packs too, and is the one that stays. Those that are about to be listed
+        anew still are."""
+        self.executemany(
+            "UPDATE packs SET indexed = ? WHERE id = ? AND indexed IS NOT NULL",
+            [(seq, pack_id) for pack_id in pack_ids],
+        )
+
     def forget_gone(self, there: Iterable[PackId]) -> None:
         """Packs that were deleted before may be put again, but for those that are still *there*: they go once more.
 

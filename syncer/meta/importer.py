@@ -78,6 +78,12 @@ class Importer:
         )
         self._count(cursor.rowcount)
 
+    def forget_packs(self) -> None:
+        """All packs and blocks that were added: before there is anything that names them."""
+        self._database.begin()
+        self._execute("DELETE FROM blocks")
+        self._execute("DELETE FROM packs")
+
     def add_root(self, inode: ImportedInode, tree: TreeId) -> None:
         self._database.begin()
         self._add_inodes([inode])

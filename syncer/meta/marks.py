@@ -5,6 +5,7 @@ meta.db is attached and only read, by statements of a fraction of a second each:
 is sound because what a node names never changes. Used by one thread at a time.
 """
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +15,16 @@ from urllib.parse import quote
 
 from syncer.errors import LocalDamage
 from syncer.meta.blocktable import NOT_CACHED, Block
-from syncer.values import BlockId, Location, PackId, TreeId
+from syncer.values import CONTENT, TREE, BlockId, Location, PackId, TreeId
 
 LIVE, HISTORY, FIRST_DROPPED = 0, 1, 2
 """By what a block is marked: the newest state, another snapshot that stays, the first of those that go, the next ..."""
 NODES_AT_ONCE = 128
 ROWS_AT_ONCE = 50_000
+SMALL_INDEXES, SMALL_INDEX_BLOCKS = 64, 10_000
+"""When there are more index objects that list fewer blocks, they become one."""
+SMALL_PACKS, SMALL_PACK_BYTES, SMALL_PACKS_WORTH = 128, 1024 * 1024, 8
+"""When there are more packs of one kind that are shorter, they are copied into larger ones; not fewer at once."""
 ENTRY_BYTES, TAIL_BYTES = 44, 48
 """What the list at the end of a pack takes for each block, about, and besides."""
 
@@ -44,6 +49,7 @@ CREATE TABLE relied(pack INTEGER PRIMARY KEY, id BLOB NOT NULL, size INTEGER NOT
 CREATE TABLE packs_there(id BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE index_packs(peer INTEGER, seq INTEGER, pack BLOB, PRIMARY KEY(peer, seq, pack)) WITHOUT ROWID;
 CREATE INDEX index_packs_pack ON index_packs(pack);
+CREATE TABLE indexes(peer INTEGER, seq INTEGER, blocks INTEGER NOT NULL, PRIMARY KEY(peer, seq)) WITHOUT ROWID;
 """
 
 
@@ -269,7 +275,8 @@ class Marks:
 
     def choose(self, dead_share: float, rewrite_max_bytes: int) -> None:
         """Choose packs to go: all that nothing needs, then those of which least is needed, until less than
-        *dead_share* of what is left is dead; at most *rewrite_max_bytes* are copied for it."""
+        *dead_share* of what is left is dead; and small ones, if they are many. At most *rewrite_max_bytes* are copied
+        for it."""
         self.execute("DELETE FROM chosen")
         candidates = (
             "SELECT p.number AS pack, p.id AS id, p.size AS size, ifnull(u.bytes, 0) AS used,"
@@ -291,6 +298,25 @@ class Marks:
             dead, total, copied = dead - (size - least), total - (size - least), copied + used
             taken.append((pack, pack_id, size))
         self._many("INSERT INTO chosen VALUES (?, ?, ?, 1)", taken)
+        for kind in (CONTENT, TREE):
+            copied += self._choose_small(kind, rewrite_max_bytes - copied)
+
+    def _choose_small(self, kind: int, most_bytes: int) -> int:
+        """Choose the small packs of a *kind* to be copied into larger ones, if they are many; how many bytes that
+        is."""
+        rows = self.execute(
+            "SELECT p.number, p.id, p.size, u.bytes FROM relied r"
+            " JOIN here.packs p ON p.number = r.pack AND p.id = r.id JOIN used u ON u.pack = p.number"
+            " WHERE r.listed AND u.bytes > 0 AND p.kind = ? AND p.size < ?"
+            " AND p.number NOT IN (SELECT pack FROM chosen) ORDER BY p.number",
+            (kind, SMALL_PACK_BYTES),
+        ).fetchall()
+        ends = itertools.accumulate(row[3] for row in rows)
+        taken = [row[:3] for row, end in zip(rows, ends, strict=True) if end <= most_bytes]
+        if len(rows) <= SMALL_PACKS or len(taken) < SMALL_PACKS_WORTH:
+            return 0
+        self._many("INSERT INTO chosen VALUES (?, ?, ?, 1)", taken)
+        return sum(row[3] for row in rows[: len(taken)])
 
     def choices(self, *, rewrite: bool | None = None, after: int = 0, limit: int = 256) -> list[Choice]:
         """Some of the packs chosen, with numbers above *after*."""
@@ -300,14 +326,14 @@ class Marks:
         )
         return [Choice(pack, PackId(pack_id), size, bool(again)) for pack, pack_id, size, again in rows]
 
-    def chosen_totals(self, *, rewrite: bool) -> tuple[int, int, int]:
-        """(packs, bytes of them, bytes in them that are needed)."""
+    def chosen_totals(self, *, rewrite: bool) -> tuple[int, int, int, int]:
+        """(packs, bytes of them, bytes in them that are needed, what a pack has for the list of those)."""
         row = self.execute(
-            "SELECT count(*), ifnull(sum(c.size), 0), ifnull(sum(u.bytes), 0) FROM chosen c"
+            "SELECT count(*), ifnull(sum(c.size), 0), ifnull(sum(u.bytes), 0), ifnull(sum(u.blocks), 0) FROM chosen c"
             " LEFT JOIN used u ON u.pack = c.pack WHERE c.rewrite = ?",
             (int(rewrite),),
         ).fetchone()
-        return row[0], row[1], row[2]
+        return row[0], row[1], row[2], row[3] * ENTRY_BYTES
 
     def leave(self, pack: int) -> None:
         """The pack stays after all."""
@@ -345,9 +371,10 @@ class Marks:
         self._many("INSERT OR IGNORE INTO packs_there VALUES (?, ?)", packs)
         self.execute("COMMIT")
 
-    def saw_index(self, peer: int, seq: int, packs: Iterable[bytes]) -> None:
-        """An index object lists these packs."""
+    def saw_index(self, peer: int, seq: int, packs: Iterable[bytes], blocks: int) -> None:
+        """An index object lists these packs, with so many blocks in all."""
         self.execute("BEGIN")
+        self.execute("INSERT OR IGNORE INTO indexes VALUES (?, ?, ?)", (peer, seq, blocks))
         self._many("INSERT OR IGNORE INTO index_packs VALUES (?, ?, ?)", [(peer, seq, pack) for pack in packs])
         self.execute("COMMIT")
 
@@ -387,12 +414,15 @@ class Marks:
         return [PackId(row[0]) for row in rows]
 
     def stale_indexes(self) -> list[tuple[int, int]]:
-        """(peer, seq) of index objects that list packs which are to be deleted, or are not there."""
+        """(peer, seq) of index objects that list packs which are to be deleted, or are not there; and of the small
+        ones, if they are many."""
         rows = self.execute(
             "SELECT DISTINCT peer, seq FROM index_packs WHERE pack IN (SELECT pack FROM here.doomed)"
             " OR (pack NOT IN (SELECT id FROM packs_there) AND pack NOT IN (SELECT id FROM here.packs))"
         )
-        return [(peer, seq) for peer, seq in rows]
+        found = {(peer, seq) for peer, seq in rows}
+        small = self.execute("SELECT peer, seq FROM indexes WHERE blocks < ?", (SMALL_INDEX_BLOCKS,)).fetchall()
+        return sorted(found.union(small if len(small) > SMALL_INDEXES else ()))
 
     def staying_packs(self, index: tuple[int, int]) -> list[PackId]:
         """Packs that an index object lists and that stay."""

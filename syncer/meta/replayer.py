@@ -19,7 +19,7 @@ Record = tuple[int, Sequence[Any]]
 """(operation, arguments)."""
 
 _CREATE_ROOT, _STORED, _TAKE_SEQ, MARK = 11, 30, 60, 62
-_PASSED_OVER = frozenset({32, 33, 61, MARK, 71, 72, 90, *range(100, 107)})
+_PASSED_OVER = frozenset({32, 33, 61, MARK, 71, 72, 90, *range(100, 108)})
 """What is cached here, and whether it is sound, is found out by looking; what indexes list has been read from them,
 also after a prune, and which snapshot this is about is known."""
 AT_ONCE = 256

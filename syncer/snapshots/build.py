@@ -23,15 +23,13 @@ from syncer.snapshots.elsewhere import Elsewhere
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry
 from syncer.snapshots.planter import LARGE_ENTRIES
-from syncer.snapshots.reading import read_bounded, read_index
-from syncer.snapshots.records import SnapshotRecord, index_key, parse_seq_key
+from syncer.snapshots.reading import LIST_TRIES, Place, each_index, read_bounded, read_index
+from syncer.snapshots.records import IndexRecord, SnapshotRecord, index_key, parse_seq_key
 from syncer.snapshots.tree import iter_directory, load_root
 from syncer.values import ROOT_INODE, BlockId, Location, PackId, PeerId, TreeId
 
 log = logging.getLogger(__name__)
 
-Place = tuple[PeerId, int]
-"""(peer, sequence number) of an object."""
 PACKS_KEPT = 4
 TREE_PACK_MAX_BYTES = 32 * 1024 * 1024
 """A pack is closed at 8 MiB; its last node and its list come on top."""
@@ -61,23 +59,33 @@ def digest_of(keys: Sequence[str]) -> bytes:
 
 
 async def learn_packs(meta: MetaStore, backend: Backend) -> set[Place]:
-    """Read every index object that the remote lists; returns which.
+    """Read every index object that the remote lists into tables that know of no packs; returns which.
 
     Raises: BackendError, ObjectCorrupt among them.
     """
     importer = Importer(meta.database)
-    keys = await listed_indexes(backend)
-    meta.database.set_state(INDEXES, digest_of(keys))
-    places = [place for key in keys if (place := parse_seq_key(key)) is not None]
-    for place in places:
-        await _learn_index(importer, backend, place)
+
+    async def learn(_place: Place, record: IndexRecord) -> None:
+        await _learn_index(importer, record)
+
+    for tries_left in reversed(range(LIST_TRIES)):
+        keys = await listed_indexes(backend)
+        meta.database.set_state(INDEXES, digest_of(keys))
+        places = [place for key in keys if (place := parse_seq_key(key)) is not None]
+        try:
+            await each_index(backend, places, learn)
+            break
+        except ObjectMissing:
+            # The writer has put another in its place meanwhile. What was read until now may list packs that went with
+            # it, so it does not count.
+            if not tries_left:
+                raise
+            importer.forget_packs()
     meta.commit()
     return set(places)
 
 
-async def _learn_index(importer: Importer, backend: Backend, place: Place, *, late: bool = False) -> None:
-    """Raises: BackendError, ObjectCorrupt among them."""
-    record = await read_index(backend, *place)
+async def _learn_index(importer: Importer, record: IndexRecord, *, late: bool = False) -> None:
     for pack in record.packs:
         importer.add_pack(
             PackId(pack.id),
@@ -132,7 +140,7 @@ async def _learn_left_out(importer: Importer, backend: Backend, snapshot: Snapsh
         gaps = (seq for seq in range(last, 0, -1) if (peer, seq) not in known)
         for seq in itertools.islice(gaps, GAPS_ASKED):
             with contextlib.suppress(ObjectMissing):
-                await _learn_index(importer, backend, (PeerId(peer), seq), late=True)
+                await _learn_index(importer, await read_index(backend, PeerId(peer), seq), late=True)
     importer.list_again()
 
 

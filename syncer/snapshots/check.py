@@ -32,7 +32,7 @@ from syncer.snapshots.nodes import (
     XattrNode,
     decode_node,
 )
-from syncer.snapshots.reading import read_format, read_record
+from syncer.snapshots.reading import Place, each_index, read_format, read_record
 from syncer.snapshots.records import (
     FORMAT_KEY,
     VERSION,
@@ -43,6 +43,7 @@ from syncer.snapshots.records import (
     current_writer,
     decode,
     encode,
+    index_key,
     parse_peer_key,
     parse_seq_key,
     snapshot_key,
@@ -173,16 +174,17 @@ class RemoteCheck:
     async def _indexes(self) -> None:
         keys = await self._listed("index/")
         self._seen.update(keys)
-        for key in keys:
-            record = await self._record("index-damaged", key, IndexRecord)
-            if record is None:
-                continue
-            if (record.peer, record.seq) != parse_seq_key(key):
-                self._note("index-damaged", key, "it is another index")
-                continue
+
+        async def add(_place: Place, record: IndexRecord) -> None:
             for pack in record.packs:
                 places = [(BlockId(i), offset, sealed, plain) for i, offset, sealed, plain in pack.blocks]
                 self._catalog.add_pack(PackId(pack.id), pack.size, pack.kind, places)
+
+        def lacking(place: Place, error: ObjectMissing | ObjectCorrupt) -> None:
+            self._note("index-damaged", index_key(*place), str(error))
+
+        places = [place for key in keys if (place := parse_seq_key(key)) is not None]
+        await each_index(self._backend, places, add, lacking)
 
     # --- trees ---------------------------------------------------------------------------------------------------
 

@@ -5,16 +5,15 @@ another, two writers had the same bytes. The indexes are read again for this, on
 need be kept of what is hardly ever asked for. On the event loop; one search at a time.
 """
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from syncer.backends.base import Backend
-from syncer.errors import ObjectCorrupt
+from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.meta.store import MetaStore
-from syncer.snapshots.reading import listed_places, read_index
+from syncer.snapshots.reading import LIST_TRIES, Place, each_index, listed_places
 from syncer.snapshots.records import IndexRecord
 from syncer.values import BlockId, PackId
 
@@ -61,10 +60,19 @@ class Elsewhere:
     async def _search(self, pack_id: PackId) -> None:
         wanted = self._meta.blocks.ids_in(pack_id)
         found: _Copies = {}
-        for place in sorted(await listed_places(self._backend, "index/")):
-            with contextlib.suppress(ObjectCorrupt):  # another index may list it
-                record = await read_index(self._backend, *place)
-                await trio.to_thread.run_sync(_note_copies, record, pack_id, wanted, found)
+
+        async def look(_place: Place, record: IndexRecord) -> None:
+            await trio.to_thread.run_sync(_note_copies, record, pack_id, wanted, found)
+
+        for tries_left in reversed(range(LIST_TRIES)):
+            try:
+                places = sorted(await listed_places(self._backend, "index/"))
+                await each_index(self._backend, places, look, _pass_over_damaged)
+                break
+            except ObjectMissing:  # the writer has put another in its place meanwhile
+                if not tries_left:
+                    raise
+                found.clear()
         for block_id, copies in found.items():
             self._copies.setdefault(block_id, copies)
         self._searched.add(pack_id)
@@ -79,6 +87,12 @@ class Elsewhere:
                 self._meta.blocks.found_again(copy.pack, copy.size, copy.kind, copy.seq, entry, pack_id)
                 return True
         return False
+
+
+def _pass_over_damaged(_place: Place, error: ObjectMissing | ObjectCorrupt) -> None:
+    if isinstance(error, ObjectMissing):
+        raise error
+    # another index may list it
 
 
 def _note_copies(record: IndexRecord, pack_id: PackId, wanted: set[bytes], found: _Copies) -> None:

@@ -28,15 +28,17 @@ from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.nodes import Entry, Load, Node
 from syncer.snapshots.reading import (
+    INDEXES_GONE,
     INDEXES_READ,
     LISTED,
     decode_places,
+    each_index,
     encode_places,
     listed_places,
-    read_index,
     read_snapshot,
 )
 from syncer.snapshots.records import (
+    IndexRecord,
     PackListing,
     SnapshotRecord,
     decode,
@@ -451,24 +453,29 @@ class History:
         async with self._indexes_turn:
             if self._indexed_at > called_at - within_s:
                 return
-            begun_at, before = trio.current_time(), len(self._indexes_read)
+            begun_at, before = trio.current_time(), set(self._indexes_read)
             for tries_left in reversed(range(INDEX_TRIES)):
                 try:
                     await self._learn_listed()
                     break
-                except ObjectMissing:  # a prune has put another in its place meanwhile
+                except ObjectMissing:  # the writer has put another in its place meanwhile
                     if not tries_left:
                         raise
-            if len(self._indexes_read) > before and self._indexes_remembered:
+            if self._indexes_remembered and self._indexes_read != before:
+                gone = self._meta.database.state_integer(INDEXES_GONE) + len(before - self._indexes_read)
+                self._meta.database.set_state(INDEXES_GONE, gone)
                 self._meta.database.set_state(INDEXES_READ, encode_places(self._indexes_read))
             self._indexed_at = begun_at
 
     async def _learn_listed(self) -> None:
-        for place in sorted(await listed_places(self._backend, "index/") - self._indexes_read):
-            record = await read_index(self._backend, *place)
+        async def learn(place: Place, record: IndexRecord) -> None:
             for pack in record.packs:
                 await self._learn_pack(pack, record.seq)
             self._indexes_read.add(place)
+
+        listed = await listed_places(self._backend, "index/")
+        await each_index(self._backend, sorted(listed - self._indexes_read), learn)
+        self._indexes_read &= listed  # those that are gone never come back
 
     async def _learn_pack(self, pack: PackListing, seq: int) -> None:
         if self._is_settled(PackId(pack.id)):

@@ -1,4 +1,5 @@
-"""Thins snapshots after each publication, and prunes when too much of the remote is dead. A task of the engine.
+"""Thins snapshots and merges index objects after each publication, and prunes when too much of the remote is dead.
+A task of the engine.
 
 What is dead is known only after a count, which goes over all that is known here. So one is made when it may have become
 too much, judged by what `status` knows anyway, and not more often than every COUNT_EVERY snapshots. However little is
@@ -11,6 +12,7 @@ import trio
 
 from syncer.errors import ObjectCorrupt, ObjectMissing, SyncerError, WrongRepository
 from syncer.meta.store import MetaStore
+from syncer.snapshots.merging import IndexMerger
 from syncer.snapshots.prune import Plan, Pruner, Step
 from syncer.snapshots.publisher import Publisher
 from syncer.snapshots.retention import Policy
@@ -25,7 +27,16 @@ NEVER_PERCENT = 100
 
 
 class Housekeeper:
-    def __init__(self, meta: MetaStore, publisher: Publisher, thinner: Thinner, pruner: Pruner, policy: Policy) -> None:
+    def __init__(
+        self,
+        meta: MetaStore,
+        publisher: Publisher,
+        thinner: Thinner,
+        pruner: Pruner,
+        merger: IndexMerger,
+        policy: Policy,
+    ) -> None:
+        self._merger = merger
         self._publisher = publisher
         self._meta = meta
         self._thinner = thinner
@@ -49,6 +60,7 @@ class Housekeeper:
             try:
                 if count := await self._thinner.thin(self.policy):
                     log.info("%d snapshots were thinned out", count)
+                await self._merger.merge()
                 if self.is_count_due():
                     await self._prune()
             except (WrongRepository, PutDown):
@@ -56,7 +68,7 @@ class Housekeeper:
             except (SyncerError, OSError) as error:
                 if isinstance(error, ObjectCorrupt | ObjectMissing):
                     self._not_before = self._meta.snapshots.next_seq("snapshot") + COUNT_EVERY
-                log.warning("thinning and pruning: %s; it is tried again", error)
+                log.warning("thinning, merging and pruning: %s; it is tried again", error)
 
     def is_count_due(self) -> bool:
         """Whether more of the remote may be dead than should be, and it is long since that was counted.

@@ -15,8 +15,8 @@ from syncer.meta.marks import Marks
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import exists
 from syncer.snapshots.history import History
-from syncer.snapshots.reading import listed_places, read_index
-from syncer.snapshots.records import PackListing, snapshot_key
+from syncer.snapshots.reading import Place, each_index, listed_places
+from syncer.snapshots.records import IndexRecord, PackListing, snapshot_key
 from syncer.values import BlockId, PackId
 
 LISTED_AT_ONCE = 1000
@@ -77,12 +77,18 @@ async def _packs(backend: Backend, marks: Marks, progress: Callable[[str, int], 
 
 async def _indexes(meta: MetaStore, backend: Backend, marks: Marks, progress: Callable[[str, int], None]) -> None:
     places = sorted(await listed_places(backend, "index/"))
-    for count, place in enumerate(places, 1):
-        record = await read_index(backend, *place)
-        await trio.to_thread.run_sync(marks.saw_index, *place, [pack.id for pack in record.packs])
+    count = 0
+
+    async def saw(place: Place, record: IndexRecord) -> None:
+        nonlocal count
+        count += 1
+        blocks = sum(len(pack.blocks) for pack in record.packs)
+        await trio.to_thread.run_sync(marks.saw_index, *place, [pack.id for pack in record.packs], blocks)
         for pack in record.packs:
             await _learn(meta, marks, pack, record.seq)
         progress("indexes", count)
+
+    await each_index(backend, places, saw)
 
 
 async def _learn(meta: MetaStore, marks: Marks, pack: PackListing, seq: int) -> None:

@@ -118,7 +118,8 @@ class Pruner:
         self._publisher = publisher
         self._thinner = thinner
         self._durability = durability
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+        """Held by a prune, and by whoever must have none come in between."""
         self.dead_percent = 20
         """The part of the remote that may be dead."""
         self.pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -146,7 +147,7 @@ class Pruner:
             WrongRepository: another machine writes.
             OSError: the local disk does not take what must be remembered.
         """
-        async with self._turn, self._marks() as marks:
+        async with self.turn, self._marks() as marks:
             with self._history.keeping():  # what is forgotten is not marked
                 run = _Run(self, marks, [], tell)
                 return await self._prune(
@@ -185,7 +186,7 @@ class Pruner:
 
     async def count(self, tell: Tell) -> int:
         """Count what history holds and what is dead, from what is known here; returns the dead bytes."""
-        async with self._turn, self._marks() as marks:
+        async with self.turn, self._marks() as marks:
             self._meta.commit()
             await in_thread(marks, marks.rely)
             return (await _Run(self, marks, [], tell).plan(0)).dead_bytes
@@ -289,8 +290,8 @@ class _Run:
     def _planned(self) -> Plan:
         marks = self.marks
         sums = marks.sums()
-        packs, size, _ = marks.chosen_totals(rewrite=False)
-        again, again_size, needed = marks.chosen_totals(rewrite=True)
+        packs, size, _, _ = marks.chosen_totals(rewrite=False)
+        again, again_size, needed, listed = marks.chosen_totals(rewrite=True)
         return Plan(
             followers=self.followers,
             going=tuple(
@@ -301,7 +302,7 @@ class _Run:
             remote_bytes=sums.pack_bytes,
             history_bytes=marks.held_bytes(HISTORY),
             dead_bytes=sums.dead_bytes,
-            freed_bytes=size + again_size - needed,
+            freed_bytes=size + again_size - needed - listed,
             deleted_packs=packs,
             rewritten_packs=again,
             rewritten_bytes=needed,
@@ -346,7 +347,7 @@ class _Run:
     async def _rewrite(self) -> None:
         owner = self._owner
         rewriter = Rewriter(self._meta, self._backend, owner._store.packs, owner._durability)
-        _, _, total = self.marks.chosen_totals(rewrite=True)
+        _, _, total, _ = self.marks.chosen_totals(rewrite=True)
         after = 0
         if total:
             await owner._thinner.check_writer()

@@ -39,6 +39,7 @@ from syncer.snapshots.records import (
     decode,
     encode,
     index_key,
+    parse_seq_key,
     snapshot_key,
 )
 from syncer.snapshots.references import note_names
@@ -91,6 +92,7 @@ class Publisher:
         """The blocks that the newest snapshot names and the remote lacks, when the log said so last."""
         self.unsure: set[TreeId] = set()
         """Roots of snapshots of which it is not known whether they arrived: somebody may see them, now or later."""
+        self._are_numbers_checked = False
         self.host = socket.gethostname()
         self.give_way: Callable[[], None] = lambda: None
         """Has the building of trees end and begin anew: meanwhile the WAL may start over, which its reader prevents."""
@@ -209,6 +211,7 @@ class Publisher:
 
     async def _publish(self, wish: "_Wish", progress: Progress) -> frozenset[int]:
         await self.check_writer()  # before the first pack: what is put in a wrong place would count as stored
+        await self._check_numbers()
         await self._be_still()
         self._uploader.drain += 1
         self._uploader.wake()
@@ -320,12 +323,37 @@ class Publisher:
     async def publish_index(self) -> None:
         """List the packs that no index lists yet; the caller holds the turn. Raises: BackendError, WrongRepository."""
         while packs := self._meta.blocks.unindexed_packs(INDEX_ENTRIES):
-            seq = self._meta.snapshots.next_seq("index")
-            self._meta.snapshots.take_seq("index", seq)
             listings = tuple(PackListing(pack_id, size, kind, tuple(blocks)) for pack_id, size, kind, blocks in packs)
-            record = IndexRecord(VERSION, self._meta.peer, seq, listings)
-            await self._put(index_key(self._meta.peer, seq), encode(record))
+            seq = await self.put_index(listings)
             self._meta.blocks.indexed([pack[0] for pack in packs], seq)
+
+    async def put_index(self, listings: tuple[PackListing, ...]) -> int:
+        """Put an index object that lists these packs, and return its number when the remote has given it back.
+
+        The caller holds the turn. Raises: BackendError, WrongRepository.
+        """
+        await self._check_numbers()
+        seq = self._meta.snapshots.next_seq("index")
+        self._meta.snapshots.take_seq("index", seq)
+        record = IndexRecord(VERSION, self._meta.peer, seq, listings)
+        await self._put(index_key(self._meta.peer, seq), await trio.to_thread.run_sync(encode, record))
+        return seq
+
+    async def _check_numbers(self) -> None:
+        """Once in a run: nobody has used numbers of ours that are not taken here.
+
+        The next one may be free all the same: merging and pruning delete index objects, but never the newest.
+
+        Raises: BackendError, WrongRepository.
+        """
+        if self._are_numbers_checked:
+            return
+        next_seq = self._meta.snapshots.next_seq("index")
+        async for info in self._backend.list(f"index/{self._meta.peer:06x}/"):
+            place = parse_seq_key(info.key)
+            if place is not None and place[1] >= next_seq:
+                raise _brought_back(info.key)
+        self._are_numbers_checked = True
 
     async def _publish_snapshot(self, wish: "_Wish", planted: Planted, time_ns: int) -> None:
         head = self._meta.snapshots.head()
@@ -367,7 +395,11 @@ class Publisher:
             await put_read_back(self._backend, key, data)
             self._uploader.uploaded_bytes += len(data)
             return
-        raise WrongRepository(
-            f"the remote has a newer state than DATA ({key} is there already): DATA was brought back from a copy",
-            hint="an empty DATA can join the repository",
-        )
+        raise _brought_back(key)
+
+
+def _brought_back(key: str) -> WrongRepository:
+    return WrongRepository(
+        f"the remote has a newer state than DATA ({key} is there already): DATA was brought back from a copy",
+        hint="an empty DATA can join the repository",
+    )

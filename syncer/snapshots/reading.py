@@ -3,14 +3,14 @@
 The length is asked for first: whatever a remote holds under a key, no more of it than the limit comes into memory.
 """
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 import msgspec
 import trio
 
 from syncer.backends.base import Backend
-from syncer.errors import ObjectCorrupt
+from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.snapshots.records import (
     FORMAT_KEY,
     FORMAT_MAX_BYTES,
@@ -28,11 +28,20 @@ from syncer.values import PeerId
 
 INDEXES_READ = "indexes_read"
 """Key of the state, see `History.remember_indexes`."""
+INDEXES_GONE = "indexes_gone"
+"""Key of the state: how many of those are gone since it was last looked whether what they list is."""
 LISTED_AT_ONCE = 500
 """So many keys are looked at before other tasks have their turn: a millisecond."""
 LISTED = "snapshots_listed"
 """Key of the state, see `History.was_listed`."""
 
+AHEAD_BYTES = 16_000_000
+"""So much of index objects waits for its turn, or one object."""
+LIST_TRIES = 5
+"""So often what is listed is listed again because some of it has gone until it was read."""
+
+Place = tuple[PeerId, int]
+"""(peer, sequence number) of an object."""
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
@@ -54,12 +63,80 @@ async def read_index(backend: Backend, peer: PeerId, seq: int) -> IndexRecord:
 
     Raises: BackendError, ObjectCorrupt among them.
     """
-    key = index_key(peer, seq)
-    data = await read_bounded(backend, key, OBJECT_MAX_BYTES)
+    return await _decoded(await read_bounded(backend, index_key(peer, seq), OBJECT_MAX_BYTES), (peer, seq))
+
+
+async def _decoded(data: bytes, place: Place) -> IndexRecord:
     record = await trio.to_thread.run_sync(decode, data, IndexRecord)
-    if (record.peer, record.seq) != (peer, seq):
-        raise ObjectCorrupt(f"{key} is another index")
+    if (record.peer, record.seq) != place:
+        raise ObjectCorrupt(f"{index_key(*place)} is another index")
     return record
+
+
+def _raise(_place: Place, error: ObjectMissing | ObjectCorrupt) -> None:
+    raise error
+
+
+async def each_index(
+    backend: Backend,
+    places: Sequence[Place],
+    use: Callable[[Place, IndexRecord], Awaitable[None]],
+    lacking: Callable[[Place, ObjectMissing | ObjectCorrupt], None] = _raise,
+) -> None:
+    """Await *use* with the index object of each of *places*, one at a time and in their order.
+
+    As many are fetched at once as the remote likes; AHEAD_BYTES wait at most, and one is decoded. *lacking* is called
+    instead for one that is gone or damaged.
+
+    Raises: BackendError; what *use* and *lacking* raise. The others end.
+    """
+    left = iter(enumerate(places))
+    failed: list[Exception] = []
+    held: dict[int, int] = {}
+    turn, moved = 0, trio.Event()
+
+    async def fetch(at: int, key: str) -> bytes:
+        size_bytes = (await backend.stat(key)).size_bytes
+        if size_bytes > OBJECT_MAX_BYTES:
+            raise ObjectCorrupt(f"{key} has {size_bytes} bytes, which no such object has")
+        while at != turn and sum(held.values()) + size_bytes > AHEAD_BYTES:
+            await moved.wait()
+        held[at] = size_bytes
+        return await backend.get(key, 0, size_bytes)
+
+    async def work() -> None:
+        nonlocal turn, moved
+        try:
+            for at, place in left:
+                data, error = b"", None
+                try:
+                    data = await fetch(at, index_key(*place))
+                except (ObjectMissing, ObjectCorrupt) as trouble:
+                    error = trouble
+                while at != turn:
+                    await moved.wait()
+                try:
+                    if error is not None:
+                        raise error
+                    record = await _decoded(data, place)
+                except (ObjectMissing, ObjectCorrupt) as trouble:
+                    lacking(place, trouble)
+                else:
+                    await use(place, record)
+                del data
+                held.pop(at, None)
+                turn += 1
+                moved.set()
+                moved = trio.Event()
+        except Exception as error:  # noqa: BLE001 - raised below, outside the nursery, which would wrap it in a group
+            failed.append(error)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(max(1, backend.parallelism)):
+            nursery.start_soon(work)
+    if failed:
+        raise failed[0]
 
 
 async def read_snapshot(backend: Backend, peer: PeerId, seq: int) -> tuple[SnapshotRecord, bytes]:

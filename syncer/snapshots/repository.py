@@ -15,6 +15,8 @@ import trio
 
 from syncer.backends.base import Backend, ObjectInfo
 from syncer.backends.confirmed import put_read_back
+from syncer.backends.together import for_each
+from syncer.blocks.pack import pack_key
 from syncer.errors import BackendError, DataUnusable, ObjectCorrupt, ObjectMissing, RemoteUnreachable, WrongRepository
 from syncer.meta.store import MetaStore
 from syncer.snapshots.build import (
@@ -29,9 +31,11 @@ from syncer.snapshots.build import (
 )
 from syncer.snapshots.needs import MACHINE, PUT, TAKEN
 from syncer.snapshots.reading import (
+    INDEXES_GONE,
     INDEXES_READ,
     LISTED,
     decode_places,
+    encode_places,
     listed_places,
     read_format,
     read_record,
@@ -50,7 +54,7 @@ from syncer.snapshots.records import (
     peer_key,
     snapshot_key,
 )
-from syncer.values import ROOT_INODE, PeerId, TreeId
+from syncer.values import ROOT_INODE, PackId, PeerId, TreeId
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,8 @@ FOLLOWS = "follows"
 """Key of the state, see `is_follower`."""
 OUTDATED_MIN = 64
 """So few indexes may be gone all of them: little is known from them."""
+PACKS_ASKED = 64
+"""So many packs tell how much of what is known here is gone."""
 CHECK_S = 5.0
 """How long a mount of a known DATA looks at the remote before it goes on without. Publications look again."""
 
@@ -178,9 +184,15 @@ async def _forget_outdated(meta: MetaStore, backend: Backend) -> None:
     except BackendError as error:
         log.info("whether much of what is known is outdated cannot be told: %s", error)
         return
-    if 2 * len(gone) <= max(len(known), OUTDATED_MIN):
+    count = meta.database.state_integer(INDEXES_GONE) + len(gone)
+    if 2 * count <= max(len(known), OUTDATED_MIN):
         return
-    log.info("%d of %d indexes that were read are gone: they are read anew", len(gone), len(known))
+    missing, asked = await _gone_packs(meta, backend)
+    if 2 * missing <= asked:  # they were merged
+        meta.database.set_state(INDEXES_GONE, 0)
+        meta.database.set_state(INDEXES_READ, encode_places(known - gone))
+        return
+    log.info("%d of %d packs that are known here are gone: the indexes are read anew", missing, asked)
     kept = {key: meta.database.state_bytes(key) for key in ("repository", MACHINE, PUT)}
     taken = meta.database.state_integer(TAKEN)
     meta.wipe()
@@ -189,6 +201,20 @@ async def _forget_outdated(meta: MetaStore, backend: Backend) -> None:
     for key, value in kept.items():
         if value is not None:
             meta.database.set_state(key, value)
+
+
+async def _gone_packs(meta: MetaStore, backend: Backend) -> tuple[int, int]:
+    """How many of some packs that are known here are gone, and of how many. Raises: BackendError."""
+    packs = meta.blocks.some_packs(PACKS_ASKED)
+    missing = 0
+
+    async def ask(pack_id: PackId) -> None:
+        nonlocal missing
+        if not await exists(backend, pack_key(pack_id)):
+            missing += 1
+
+    await for_each(backend, packs, ask)
+    return missing, len(packs)
 
 
 def _no_repository(backend: Backend, hint: str = "mount it once without --read-only") -> WrongRepository:

@@ -9,7 +9,8 @@ import trio
 
 from syncer.backends.base import ObjectInfo
 from syncer.errors import RemoteUnreachable
-from syncer.snapshots import repository
+from syncer.snapshots import merging, repository
+from syncer.snapshots.reading import INDEXES_GONE
 from syncer.snapshots.watch import Watch
 from syncer.values import ROOT_INODE
 from tests.fs.follower import Kernel, followers_of, following, look_at_all, number_of, out_of_reach, writer_and_follower
@@ -120,6 +121,35 @@ async def test_a_follower_begins_anew_where_most_of_what_it_knew_is_gone(
             assert follower._needs._machine == machine
             assert len(followers_of(remote)) == 1
         assert followers_of(remote) == []
+
+
+async def test_a_follower_keeps_what_it_knows_where_index_objects_were_only_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "OUTDATED_MIN", 2)
+    monkeypatch.setattr(merging, "MANY", 4)
+    remote = Remote()
+    async with opened(tmp_path / "writer", remote) as writer:
+        for n in range(6):
+            await writer.file(b"n%d" % n, bytes([n]) * 100_000)
+            await writer.publish()
+        async with following(tmp_path / "follower", remote) as follower:
+            kernel = Kernel(follower)
+            await kernel.states(writer.picture())
+            assert await writer.engine.merger.merge() == 6
+            await writer.file(b"more", b"of it")
+            await writer.publish()
+            look_at_all(follower)
+            await follower.step()
+            await kernel.states(writer.picture())
+            state = follower._engine.meta.database
+            assert state.state_integer(INDEXES_GONE) == 6
+            state.set_state("here since", 1)
+        async with following(tmp_path / "follower", remote) as follower:
+            state = follower._engine.meta.database
+            assert state.state_integer("here since"), "it has begun anew"
+            assert state.state_integer(INDEXES_GONE) == 0
+            await Kernel(follower).states(writer.picture())
 
 
 async def test_records_that_somebody_deleted_are_put_again_after_an_attempt_that_failed(tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ class Moments:
         return wrapped
 
 
-_RECORDED = ("drop_snapshots", "moved", "forget_blocks", "doom_packs", "list_again", "doom_indexes", "deleted")
+_RECORDED = (
+    *("drop_snapshots", "moved", "forget_blocks", "doom_packs", "list_again", "merged", "doom_indexes", "deleted"),
+)
 
 
 async def go_on(moment: Moment, pictures: dict[Place, Picture], folder: Path) -> None:

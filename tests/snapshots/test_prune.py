@@ -69,6 +69,34 @@ async def test_packs_that_are_mostly_dead_are_rewritten(tmp_path: Path) -> None:
     same(await built_from(remote, tmp_path / "new"), list(world.pictures.values())[-1])
 
 
+async def test_many_small_packs_become_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncer.meta.marks.SMALL_PACKS", 15)
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        world = World(peer, remote, tmp_path)
+        for n in range(20):
+            await peer.file(b"f%d" % n, random.Random(n).randbytes(20_000))
+            await world.publish()
+        told = await prune(peer, "last=forever", dry_run=True)
+        assert told.rewritten_packs == 40 and 400_000 < told.rewritten_bytes < 450_000
+        before = packs(remote)
+        limited = await prune(peer, "last=forever", rewrite=200_000)
+        assert limited.rewritten_packs == 9 + 20 and limited.rewritten_bytes <= 200_000
+        await world.check()
+        after_limited = packs(remote)
+        assert abs(before - after_limited - limited.freed_bytes) < 200
+        monkeypatch.setattr("syncer.meta.marks.SMALL_PACKS", 10)
+        plan = await prune(peer, "last=forever")
+        assert abs(after_limited - packs(remote) - plan.freed_bytes) < 200
+        assert sum(key.startswith("packs/") for key in remote.objects) == 2
+        await world.check()
+        at_rest = dict(remote.objects)
+        assert not (await prune(peer, "last=forever")).rewritten_packs
+        assert remote.objects == at_rest
+        assert len(peer.meta.snapshots.places()) == 20
+    same(await built_from(remote, tmp_path / "new"), list(world.pictures.values())[-1])
+
+
 @pytest.mark.parametrize("seed", range(40 if LONG else 2))
 async def test_whatever_is_kept_is_whole(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)

@@ -1,5 +1,5 @@
-"""Random work with snapshots, deletions, restorations, prunes, evictions, crashes and lost machines: every snapshot
-stays what it was.
+"""Random work with snapshots, deletions, restorations, prunes, merges of index objects, evictions, crashes and lost
+machines: every snapshot stays what it was.
 
 The model is a picture taken at the moment of each snapshot. After every prune what the remote alone says is compared
 with it, byte for byte, and the check finds nothing.
@@ -29,7 +29,11 @@ END_MOMENTS = 60
 
 
 @pytest.mark.parametrize("seed", [1] if not LONG else [1, 2])
-async def test_random_work_with_prunes_and_crashes(tmp_path: Path, seed: int) -> None:
+async def test_random_work_with_prunes_and_crashes(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("merging.MANY", 4), ("merging.NEWEST", 3), ("merging.LOOK_EVERY", 2)):
+        monkeypatch.setattr(f"syncer.snapshots.{name}", value)
+    for name, value in (("SMALL_PACKS", 12), ("SMALL_INDEXES", 5)):
+        monkeypatch.setattr(f"syncer.meta.marks.{name}", value)
     rng = random.Random(seed)
     remote = Remote()
     pictures: dict[tuple[int, int], Picture] = {}
@@ -58,6 +62,7 @@ async def _end(world: World, rng: random.Random, data: Path, following: Path) ->
     at = rng.randrange(END_MOMENTS)
     moments = Moments(data, world.remote, lambda count: count == at)
     with moments.watched():
+        await world.peer.engine.merger.merge()
         await prune(world.peer, rng.choice(["none", "last=forever"]))
     await world.check()
     same(await world.peer.picture_as_read(), world.peer.picture())
@@ -91,6 +96,8 @@ async def _step(world: World, rng: random.Random, label: str) -> None:
             evict_all(world.peer.engine)
         case 7 if world.peer.meta.snapshots.head() is not None:
             await world.restore(rng)
+        case 8 | 9 if await world.peer.engine.merger.merge():
+            await world.check()
 
 
 async def test_writing_and_publishing_go_on_meanwhile(tmp_path: Path) -> None:

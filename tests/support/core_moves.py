@@ -353,6 +353,7 @@ class Moves:
     def list_again(self, a: int, b: int) -> None:
         packs = self._rows("SELECT id FROM packs WHERE indexed > 0")
         self._meta.doomed.list_again([PackId(row[0]) for row in packs[: b % 3]])
+        self._meta.doomed.merged([PackId(row[0]) for row in packs[: a % 4]], 1 + b)
 
     def doom_indexes(self, a: int, b: int) -> None:
         self._meta.doomed.doom_indexes([f"index/{a}"])
