@@ -5,6 +5,7 @@ only then things change places: what was there before goes to DATA/recovered-<ti
 begins anew before `done`, and finishes the exchange after it.
 """
 
+import contextlib
 import itertools
 import json
 import logging
@@ -89,6 +90,8 @@ async def recover(
     """
     if not (data / FOLDER / DONE).exists():
         if not force and _is_sound(data):
+            with contextlib.suppress(OSError):  # the last thing that one which was killed had to do
+                (data / FOLDER).rmdir()
             raise DataUnusable(f"nothing is wrong with {data / 'meta.db'}", hint="mount it, or give --force")
         await _Recovery(data, backend, uid, gid, say).run()
     return _exchange(data)
@@ -355,7 +358,11 @@ def _exchange(data: Path) -> Summary:
         sync_folder(data)
         (folder / "meta.db").rename(data / "meta.db")
         sync_folder(data)
-    shutil.rmtree(folder)
+    for path in folder.iterdir():
+        if path.name != DONE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / DONE).unlink()  # last: while it is there this is begun again
+    folder.rmdir()
     return summary
 
 
