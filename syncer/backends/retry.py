@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 import trio
 
 from syncer.backends.base import Backend, ObjectInfo, check_range
-from syncer.errors import BackendError, NobodyListens, RemoteUnreachable
+from syncer.errors import BackendError, NobodyListens, RemoteUnreachable, forget_way
 
 T = TypeVar("T")
 
@@ -117,9 +117,16 @@ class RetryingBackend(Backend):
                 if trio.current_time() + pause_s >= min(end, final):
                     raise failure
                 log.info("%s failed, next attempt in %.1f s: %s", what, pause_s, failure)
+                last = failure
+                forget_way(last)
             finally:
                 del failure  # which knows this call, and so what it moves: a cycle would keep that
             await trio.sleep(pause_s)
+            if trio.current_time() >= end + spare_s:  # whoever sleeps may be woken late
+                try:
+                    raise last
+                finally:
+                    del last
             delay_s = min(delay_s * 2, self._longest_delay_s)
 
 

@@ -77,6 +77,18 @@ async def test_it_ends_in_time_when_the_remote_fails_for_ever(
     assert 7 <= faulty.calls["stat"] <= 15  # pauses of 1, 2, 4, 8, 8, 8… seconds, give or take half
 
 
+async def test_who_is_woken_too_late_for_another_attempt_says_how_the_last_one_ended(
+    memory: MemoryBackend, mock_clock: trio.testing.MockClock
+) -> None:
+    faulty = FaultyBackend(memory, Fault(operation="stat", error=RemoteFull("full"), times=1000))
+    with pytest.RaisesGroup(pytest.RaisesExc(RemoteFull, match="full")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(RetryingBackend(faulty, total_s=60, first_delay_s=1).stat, "key")
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(61)
+    assert faulty.calls["stat"] == 1
+
+
 @pytest.mark.parametrize("error", [ObjectMissing("no"), RemoteRefused("no")])
 @pytest.mark.parametrize("operation", CALLS)
 async def test_what_is_not_worth_retrying_comes_out_at_once(
