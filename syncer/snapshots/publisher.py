@@ -31,6 +31,7 @@ from syncer.meta.store import MetaStore
 from syncer.meta.treereader import TreeReader
 from syncer.snapshots.live import LiveTree
 from syncer.snapshots.planter import GaveWay, Names, Planted, Planter
+from syncer.snapshots.reading import listed_places
 from syncer.snapshots.records import (
     VERSION,
     IndexRecord,
@@ -39,7 +40,6 @@ from syncer.snapshots.records import (
     decode,
     encode,
     index_key,
-    parse_seq_key,
     snapshot_key,
 )
 from syncer.snapshots.references import note_names
@@ -349,10 +349,9 @@ class Publisher:
         if self._are_numbers_checked:
             return
         next_seq = self._meta.snapshots.next_seq("index")
-        async for info in self._backend.list(f"index/{self._meta.peer:06x}/"):
-            place = parse_seq_key(info.key)
-            if place is not None and place[1] >= next_seq:
-                raise _brought_back(info.key)
+        for place in await listed_places(self._backend, f"index/{self._meta.peer:06x}/"):
+            if place[1] >= next_seq:
+                raise _brought_back(index_key(*place))
         self._are_numbers_checked = True
 
     async def _publish_snapshot(self, wish: "_Wish", planted: Planted, time_ns: int) -> None:

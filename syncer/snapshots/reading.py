@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from syncer.backends.base import Backend
+from syncer.backends.together import for_each
 from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.snapshots.records import (
     FORMAT_KEY,
@@ -47,10 +48,14 @@ _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 async def read_bounded(backend: Backend, key: str, most_bytes: int) -> bytes:
     """The whole object. Raises: BackendError; ObjectCorrupt when it is longer than *most_bytes*."""
+    return await backend.get(key, 0, await _size(backend, key, most_bytes))
+
+
+async def _size(backend: Backend, key: str, most_bytes: int) -> int:
     size_bytes = (await backend.stat(key)).size_bytes
     if size_bytes > most_bytes:
         raise ObjectCorrupt(f"{key} has {size_bytes} bytes, which no such object has")
-    return await backend.get(key, 0, size_bytes)
+    return size_bytes
 
 
 async def read_record(backend: Backend, key: str, kind: type[_Record]) -> _Record:
@@ -90,53 +95,40 @@ async def each_index(
 
     Raises: BackendError; what *use* and *lacking* raise. The others end.
     """
-    left = iter(enumerate(places))
-    failed: list[Exception] = []
     held: dict[int, int] = {}
     turn, moved = 0, trio.Event()
 
     async def fetch(at: int, key: str) -> bytes:
-        size_bytes = (await backend.stat(key)).size_bytes
-        if size_bytes > OBJECT_MAX_BYTES:
-            raise ObjectCorrupt(f"{key} has {size_bytes} bytes, which no such object has")
+        size_bytes = await _size(backend, key, OBJECT_MAX_BYTES)
         while at != turn and sum(held.values()) + size_bytes > AHEAD_BYTES:
             await moved.wait()
         held[at] = size_bytes
         return await backend.get(key, 0, size_bytes)
 
-    async def work() -> None:
+    async def read(item: tuple[int, Place]) -> None:
         nonlocal turn, moved
+        at, place = item
+        data, error = b"", None
         try:
-            for at, place in left:
-                data, error = b"", None
-                try:
-                    data = await fetch(at, index_key(*place))
-                except (ObjectMissing, ObjectCorrupt) as trouble:
-                    error = trouble
-                while at != turn:
-                    await moved.wait()
-                try:
-                    if error is not None:
-                        raise error
-                    record = await _decoded(data, place)
-                except (ObjectMissing, ObjectCorrupt) as trouble:
-                    lacking(place, trouble)
-                else:
-                    await use(place, record)
-                del data
-                held.pop(at, None)
-                turn += 1
-                moved.set()
-                moved = trio.Event()
-        except Exception as error:  # noqa: BLE001 - raised below, outside the nursery, which would wrap it in a group
-            failed.append(error)
-            nursery.cancel_scope.cancel()
+            data = await fetch(at, index_key(*place))
+        except (ObjectMissing, ObjectCorrupt) as trouble:
+            error = trouble
+        while at != turn:
+            await moved.wait()
+        try:
+            if error is not None:
+                raise error
+            record = await _decoded(data, place)
+        except (ObjectMissing, ObjectCorrupt) as trouble:
+            lacking(place, trouble)
+        else:
+            await use(place, record)
+        held.pop(at, None)
+        turn += 1
+        moved.set()
+        moved = trio.Event()
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(max(1, backend.parallelism)):
-            nursery.start_soon(work)
-    if failed:
-        raise failed[0]
+    await for_each(backend, enumerate(places), read)
 
 
 async def read_snapshot(backend: Backend, peer: PeerId, seq: int) -> tuple[SnapshotRecord, bytes]:
