@@ -114,13 +114,13 @@ class FileIO:
 
     async def _read_fetching(self, file: OpenFile, offset: int, length: int) -> bytes:
         """Fetch what is missing and read; again when the file changed or a bad copy was found meanwhile."""
-        deadline_s = self._limits.read_deadline_s
+        until = trio.current_time() + self._limits.read_deadline_s
         for _ in range(4):
             inode = self._meta.inodes.need(file.number)
             end = min(offset + length, inode.size)
             numbers = [extent.source for extent in self._extents(inode, offset, end) if extent.source > 0]
             with self._store.budget.pin(numbers):
-                arrived = await self._store.fetch(numbers, deadline_s)
+                arrived = await self._store.fetch(numbers, max(0.0, until - trio.current_time()))
                 data = self._read_here(file, self._meta.inodes.need(file.number), offset, length, arrived)
             if data is not None:
                 return data

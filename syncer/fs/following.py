@@ -272,7 +272,7 @@ class FollowingTree:
             return await self._past.lookup(parent, name)
         if len(name) > NAME_MAX_BYTES:
             raise OSError(errno.ENAMETOOLONG, "name too long")
-        with self.interruptible():
+        with self._past.waiting():
             if name in (b".", b".."):
                 node = directory if name == b"." else directory.parent or directory
                 return self._said(node, await self._now(node))
@@ -301,7 +301,7 @@ class FollowingTree:
         Raises: OSError ESTALE, SyncerError.
         """
         try:
-            with self.interruptible():
+            with self._past.waiting():
                 entry = await self._now(node)
         except OSError as error:
             if error.errno != errno.ESTALE or node.entry is None:
@@ -327,7 +327,7 @@ class FollowingTree:
         """Raises: OSError, SyncerError."""
         if number not in self.nodes:
             return await self._past.readlink(number)
-        with self.interruptible():
+        with self._past.waiting():
             entry = await self._now(self._known(number))
         if not S_ISLNK(entry.mode) or entry.target is None:
             raise OSError(errno.EINVAL, "not a symlink")
@@ -347,7 +347,7 @@ class FollowingTree:
         if number not in self.nodes:
             return await self._past.opendir(number)
         node = self._known(number)
-        with self.interruptible():
+        with self._past.waiting():
             tree = await self._tree_now(node)
         handle = self._past.new_number()
         self._directories[handle] = _Directory(node, tree)
@@ -374,7 +374,7 @@ class FollowingTree:
         directory = self._directories.get(handle)
         if directory is None:
             return await self._past.entries(handle, after, limit)
-        with self.interruptible():
+        with self._past.waiting():
             if after == 0:
                 directory.tree = await self._tree_now(directory.node)
                 directory.place, directory.page = self.place, ()
@@ -426,7 +426,7 @@ class FollowingTree:
         if flags & (O_ACCMODE | O_TRUNC):
             raise OSError(errno.EROFS, "what follows a writer cannot be changed")
         node = self._known(number)
-        with self.interruptible():
+        with self._past.waiting():
             entry = await self._now(node)
         if not S_ISREG(entry.mode):
             raise OSError(errno.EINVAL, "not a regular file")
@@ -451,7 +451,7 @@ class FollowingTree:
         file = self._open.get(handle)
         if file is None:
             return await self._past.read(handle, offset, length)
-        with self.interruptible():
+        with self._past.waiting():
             return await self._files.read(file.past, offset, length)
 
     def release(self, handle: int) -> None:

@@ -12,7 +12,7 @@ numbers of its own, because a directory may be in one place only; hard links in 
 import contextlib
 import errno
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from stat import S_IFDIR, S_IFLNK, S_ISDIR, S_ISLNK, S_ISREG
 from typing import NamedTuple
@@ -241,6 +241,12 @@ class HistoryTree:
         elif isinstance(node.parent, _Entrance):
             node.parent.latest = None
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A wait for the remote, however many things are asked of it. Raises: DeadlinePassed; OSError EINTR."""
+        with self.interruptible(), self._history.in_time():
+            yield
+
     # --- who looks -----------------------------------------------------------------------------------------------
 
     def in_use(self) -> set[Place]:
@@ -307,7 +313,7 @@ class HistoryTree:
         if len(name) > NAME_MAX_BYTES:
             raise OSError(errno.ENAMETOOLONG, "name too long")
         directory = self._node(parent)
-        with self.interruptible():
+        with self.waiting():
             if name == b".":
                 return await self._seen(directory)
             if name == b"..":
@@ -387,7 +393,7 @@ class HistoryTree:
     async def getattr(self, number: int) -> Seen:
         """Raises: OSError, SyncerError."""
         node = self._node(number)
-        with self.interruptible():
+        with self.waiting():
             return await self._seen(node)
 
     async def _seen(self, node: _Node) -> Seen:
@@ -427,7 +433,7 @@ class HistoryTree:
     async def readlink(self, number: int) -> bytes:
         """Raises: OSError, SyncerError."""
         node = self._node(number)
-        with self.interruptible():
+        with self.waiting():
             if isinstance(node.parent, _Entrance) and not isinstance(node, _View):
                 target = await self._target(node.parent)
             else:
@@ -442,7 +448,7 @@ class HistoryTree:
         node = self._node(number)
         if isinstance(node, _Entrance) or (node.view is None and not isinstance(node, _View)):
             return {}
-        with self.interruptible():
+        with self.waiting():
             return dict((await self._entry(node)).xattrs)
 
     # --- directories ---------------------------------------------------------------------------------------------
@@ -452,7 +458,7 @@ class HistoryTree:
         node = self._node(number)
         names: Sequence[bytes] = ()
         if isinstance(node, _Entrance):
-            with self.interruptible():
+            with self.waiting():
                 await self._refreshed()
                 found = await self._listing(node)
             names = [*found, LATEST] if found else ()
@@ -475,7 +481,7 @@ class HistoryTree:
         Who does not pass them on says so with `unused`. Raises: OSError, SyncerError.
         """
         directory = self._directories[handle]
-        with self.interruptible():
+        with self.waiting():
             if isinstance(directory.node, _Entrance):
                 return self._names_after(directory, after, limit)
             return await self._entries_after(directory, after, limit)
@@ -513,7 +519,7 @@ class HistoryTree:
         if flags & (O_ACCMODE | O_TRUNC):
             raise OSError(errno.EROFS, "history cannot be changed")
         node = self._node(number)
-        with self.interruptible():
+        with self.waiting():
             entry = await self._entry(node)
         if not S_ISREG(entry.mode):
             raise OSError(errno.EINVAL, "not a regular file")
@@ -524,7 +530,7 @@ class HistoryTree:
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         """Raises: OSError, SyncerError."""
-        with self.interruptible():
+        with self.waiting():
             return await self._files.read(self._open[handle], offset, length)
 
     def release(self, handle: int) -> None:

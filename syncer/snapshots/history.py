@@ -58,6 +58,8 @@ REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
 LOOK_AFTER_S = 0.2
 """Who lists the snapshots that are known is not kept by listing those of the remote at the same time."""
+GRACE_S = 0.5
+"""Who waits for one thing alone hears at the deadline why it did not come; who waits for several, so much later."""
 READ_AT_ONCE = 100
 """So many snapshots are read before other tasks have their turn: half a millisecond."""
 INDEX_TRIES = 3
@@ -304,6 +306,17 @@ class History:
         await self._forget_if_gone(snapshot.place)
         return self._meta.snapshots.get(*snapshot.place) is not None
 
+    @contextlib.contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Within the block one deadline holds for everything that is waited for. Raises: DeadlinePassed."""
+        with trio.move_on_after(self._deadline_s + GRACE_S) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise self._too_late()
+
+    def _too_late(self) -> DeadlinePassed:
+        return DeadlinePassed(f"the remote did not deliver within {self._deadline_s:.0f} s")
+
     # --- what is in them -----------------------------------------------------------------------------------------
 
     def load(self, tree: TreeId) -> bytes:
@@ -364,7 +377,7 @@ class History:
                     return question(load)
                 except _NotHere as missing:
                     arrived[missing.tree] = self._decoded.keep(missing.tree, await self.node(missing.tree))
-        raise DeadlinePassed(f"the remote did not deliver within {self._deadline_s:.0f} s")
+        raise self._too_late()
 
     async def for_each(self, items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
         """Await *call* for each, as many at once as the remote likes. Raises: what the first that failed raised."""

@@ -24,11 +24,18 @@ HINT = "nothing was deleted; `syncer check --remote` says more"
 
 
 async def take_inventory(
-    meta: MetaStore, backend: Backend, history: History, marks: Marks, progress: Callable[[str, int], None]
+    meta: MetaStore,
+    backend: Backend,
+    history: History,
+    marks: Marks,
+    progress: Callable[[str, int], None],
+    *,
+    listing_only: bool,
 ) -> None:
     """Fill *marks* with what the remote lists, and learn here what was not known: snapshots, and packs that are listed.
 
-    *progress* is told what was listed, and how many objects of it.
+    *progress* is told what was listed, and how many objects of it. With *listing_only* indexes are not read, unless
+    there are packs of which nothing is known here; that is enough to say what nobody needs, not to delete it.
 
     Raises: BackendError: something could not be listed or read, or is not there.
     """
@@ -37,10 +44,12 @@ async def take_inventory(
     await _snapshots(meta, backend, history)
     progress("snapshots", len(meta.snapshots.places()))
     await _packs(backend, marks, progress)
-    await _indexes(meta, backend, marks, progress)
+    reads = not listing_only or await trio.to_thread.run_sync(lambda: any(True for _ in marks.strays()))
+    if reads:
+        await _indexes(meta, backend, marks, progress)
     for missing in await trio.to_thread.run_sync(marks.missing_packs, 1):
         raise ObjectMissing(f"{backend.name} does not list {pack_key(missing)} as it should be", hint=HINT)
-    for unlisted in await trio.to_thread.run_sync(marks.unlisted_packs, 1):
+    for unlisted in await trio.to_thread.run_sync(marks.unlisted_packs, 1) if reads else ():
         raise ObjectMissing(f"no index at {backend.name} lists {pack_key(unlisted)}, which one did", hint=HINT)
 
 

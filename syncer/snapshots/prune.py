@@ -169,6 +169,7 @@ class Pruner:
         await take_inventory(
             *(self._meta, self._backend, self._history, run.marks),
             lambda what, n: run.tell(Step(f"listing {what}", n, 0)),
+            listing_only=dry_run,
         )
         followers = await read_followers(self._backend)
         forgotten = None if forget is None else find_follower(followers, forget)

@@ -449,6 +449,36 @@ async def test_a_remote_that_says_nothing_ends_in_an_error_at_the_deadline(tmp_p
         assert list(await kernel.list(kernel.entrance())) == list(listed), "what is known needs no remote"
 
 
+async def test_one_deadline_holds_for_all_that_a_call_waits_for(tmp_path: Path) -> None:
+    class Slow(MemoryBackend):
+        delay_s = 0.0
+
+        async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+            await trio.sleep(self.delay_s if key.startswith("packs/") else 0)
+            return await super().get(key, offset, length)
+
+    remote = Slow()
+    async with engine_of(tmp_path / "data", remote, network_deadline_s=0.5) as engine:
+        peer = Peer(engine, Membership(None))
+        album = peer.directory(b"album")
+        for number in range(8):
+            await peer.file(b"%d" % number, b"", album)
+            await peer.publish()
+        entrance = Kernel(engine.past).entrance(album)
+        evict_all(engine)
+        engine.history._decoded = DecodedNodes()
+        remote.delay_s = 0.35  # what a snapshot has comes in time, what all have does not
+        begin = trio.current_time()
+        with pytest.raises(DeadlinePassed):
+            await engine.past.opendir(entrance.number)
+        assert trio.current_time() - begin < 2
+        with trio.fail_after(10):
+            while True:  # what has come stays
+                with contextlib.suppress(DeadlinePassed):
+                    await engine.past.opendir(entrance.number)
+                    break
+
+
 async def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
     remote = GatedBackend()
     async with engine_of(tmp_path / "data", remote) as engine:

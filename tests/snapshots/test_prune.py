@@ -11,12 +11,13 @@ import pytest
 from syncer.backends.base import ObjectInfo
 from syncer.backends.faulty import Fault, FaultyBackend
 from syncer.backends.memory import MemoryBackend
+from syncer.blocks.pack import pack_key
 from syncer.errors import ObjectCorrupt, RemoteRefused, RemoteUnreachable, SyncerError, WrongRepository
 from syncer.snapshots.followers import NoSuchFollower
 from syncer.snapshots.prune import Plan, Step
 from syncer.snapshots.records import VERSION, FollowerRecord, encode, follower_key, snapshot_key
 from syncer.snapshots.retention import parse
-from syncer.values import ROOT_INODE
+from syncer.values import ROOT_INODE, PackId
 from tests.snapshots.pruning import Moments, World, go_on, packs, prune
 from tests.snapshots.rig import Peer, Remote, built_from, opened, same
 from tests.support.long_form import LONG
@@ -381,10 +382,14 @@ async def test_nodes_that_were_never_read_are_read_once(tmp_path: Path) -> None:
             return await fetched(key, *arguments)  # type: ignore[misc]
 
         remote.get = get  # type: ignore[method-assign, assignment]
-        await prune(other, dry_run=True)
-        assert not [key for key in asked if key.startswith("packs/")]
-        del remote.get
-        await prune(other)
+        planned = await prune(other, dry_run=True)
+        assert not asked
+        stray = pack_key(PackId(bytes(32)))
+        remote.objects[stray] = b"a pack of somebody else"
+        assert await prune(other, dry_run=True) == planned
+        assert {key.split("/")[0] for key in asked} == {"index"}, "to know whose that is"
+        del remote.get, remote.objects[stray]
+        assert await prune(other) == planned
         await world.check()
 
 

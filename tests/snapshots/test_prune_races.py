@@ -54,7 +54,9 @@ async def test_nodes_that_came_back_one_below_the_other_are_all_found(tmp_path: 
         numbers = [_came_back(peer, tree) for tree in reversed(trees)]
         pruner = peer.engine.pruner
         async with pruner._marks() as marks:
-            await take_inventory(peer.meta, remote, peer.engine.history, marks, lambda what, count: None)
+            await take_inventory(
+                peer.meta, remote, peer.engine.history, marks, lambda what, count: None, listing_only=False
+            )
             await _Run(pruner, marks, [], lambda event: None).plan(0)
             assert all(marks.any_kept([number]) for number in numbers)
 
