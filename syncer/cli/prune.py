@@ -66,10 +66,11 @@ def command(
 def _say(plan: dict[str, Any], came_back: str) -> None:
     from syncer.cli.text import printable, size
 
-    for going in plan["items"]:
-        click.echo(printable(f"{going['name']}  {size(going['bytes'])}"))
+    for one in plan["items"]:
+        click.echo(printable(f"{one['name']}  {size(one['bytes'])}"))
     if plan["items"]:
-        click.echo(f"{len(plan['items']):,} snapshots go, {plan['kept_snapshots']:,} stay")
+        going = len(plan["items"])
+        click.echo(f"{going:,} snapshot{' goes' if going == 1 else 's go'}, {plan['kept_snapshots']:,} stay")
     for one in plan["followers"]:
         click.echo(printable(f"{one['host']} ({one['id'][:8]}) follows, and needs {', '.join(one['keeps'])}"))
     packs = f"{plan['deleted_packs']:,} packs without use, {plan['rewritten_packs']:,} of little use or small"

@@ -3,7 +3,8 @@
 Part of a restoration (restorer.py), on the event loop's thread.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from itertools import islice
 
 import trio
@@ -38,8 +39,9 @@ class Relinker:
             parts = [_part(extent) for extent in wanted.extents]
             await self._need(parts)
             return parts
-        async for chunk in self._chunks(TreeId(wanted.tree)):
-            await self._need(chunk)
+        async with contextlib.aclosing(self._chunks(TreeId(wanted.tree))) as chunks:
+            async for chunk in chunks:
+                await self._need(chunk)
         return None
 
     async def _need(self, parts: Sequence[Part]) -> None:
@@ -53,7 +55,7 @@ class Relinker:
         if missing is not None:
             raise ObjectCorrupt(f"block {missing.hex()} of it is in no index")
 
-    async def _chunks(self, tree: TreeId) -> AsyncIterator[list[Part]]:
+    async def _chunks(self, tree: TreeId) -> AsyncGenerator[list[Part], None]:
         """All extents of a long file, some at a time."""
         position = 0
         while True:
@@ -85,18 +87,19 @@ class Relinker:
         assert wanted.tree is not None
         is_changed = self._meta.inodes.need(number).size != wanted.size
         position = 0
-        async for parts in self._chunks(TreeId(wanted.tree)):
-            end = parts[-1][0] + parts[-1][1]
-            await breathe(PART_BYTES * len(parts))
-            await self._fs.may_grow(number, end)
-            inode = self._meta.inodes.get(number)
-            if inode is None:
-                return is_changed
-            self.check_blocks(parts)
-            if self._linked(number, position, end) != parts:
-                self._fs.io.relink(number, position, end, parts, max(inode.size, end))
-                is_changed = True
-            position = end
+        async with contextlib.aclosing(self._chunks(TreeId(wanted.tree))) as chunks:
+            async for parts in chunks:
+                end = parts[-1][0] + parts[-1][1]
+                await breathe(PART_BYTES * len(parts))
+                await self._fs.may_grow(number, end)
+                inode = self._meta.inodes.get(number)
+                if inode is None:
+                    return is_changed
+                self.check_blocks(parts)
+                if self._linked(number, position, end) != parts:
+                    self._fs.io.relink(number, position, end, parts, max(inode.size, end))
+                    is_changed = True
+                position = end
         inode = self._meta.inodes.get(number)
         if inode is not None:
             self._fs.io.relink(number, position, max(position, inode.size), [], wanted.size)

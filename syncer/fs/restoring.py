@@ -4,7 +4,7 @@ import errno
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import Literal
 
 import trio
@@ -14,11 +14,13 @@ from syncer.fs.filesystem import FileSystem
 from syncer.fs.restorer import Problem, Restorer
 from syncer.meta.store import MetaStore
 from syncer.snapshots.diff import join_path
+from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.history import History, Place, Snapshot
 from syncer.snapshots.live import LiveTree
 from syncer.snapshots.nodes import Entry, Load
 from syncer.snapshots.plan import Plan, Step, find_path, is_dressed, make_plan, totals_of, unknown_names
 from syncer.snapshots.publisher import Publisher
+from syncer.values import TreeId
 
 REASON = "before restore"
 SNAPSHOTS_FIRST = 3
@@ -195,7 +197,7 @@ class Restoring:
         shown = path.decode(errors="surrogateescape") or "/"
         hint = "name a place that is not there yet, or an empty directory"
         if S_ISDIR(now.mode) != S_ISDIR(wanted.mode) or not S_ISDIR(now.mode):
-            if (now.size, now.extents, now.tree) != (wanted.size, wanted.extents, wanted.tree) or S_ISDIR(now.mode):
+            if S_ISDIR(now.mode) or not _begins(now, wanted, live, self._history.load):
                 raise UsageError(f"{shown} is there already", hint=hint)
             return
         live.ready(now)
@@ -209,6 +211,18 @@ def _unknown(request: Request) -> UsageError:
         f"{request.path.decode(errors='surrogateescape')} is not in that snapshot",
         hint="`syncer diff` and `syncer snapshots PATH` show when it was there",
     )
+
+
+def _begins(now: Entry, wanted: Entry, live: LiveTree, load: Load) -> bool:
+    """Whether a file is there with the content that is wanted; or with the begin of a long one, as a restoration leaves
+    it that was killed."""
+    if (now.size, now.extents, now.tree, now.target) == (wanted.size, wanted.extents, wanted.tree, wanted.target):
+        return True
+    if wanted.tree is None or not S_ISREG(now.mode) or now.size > wanted.size:
+        return False
+    rest = iter_extents(TreeId(wanted.tree), load)
+    here = iter(now.extents) if now.tree is None else iter_extents(TreeId(now.tree), live.load(load))
+    return all(extent == next(rest, None) for extent in here)
 
 
 def _is_shown(step: Step) -> bool:

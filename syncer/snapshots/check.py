@@ -168,8 +168,18 @@ class RemoteCheck:
                 continue
             name = f"{record.peer}/{record.seq}".encode()
             self._catalog.want([Want(record.root, ROOT, name=name)], None)
-        for key in sorted((set(known) & still) - set(keys)):
-            self._note("snapshot-missing", key, "the snapshot is not on the remote any more")
+        gone = sorted((set(known) & still) - set(keys))
+        if gone and await self._is_ours():  # another writer may have thinned them out
+            for key in gone:
+                self._note("snapshot-missing", key, "the snapshot is not on the remote any more")
+
+    async def _is_ours(self) -> bool:
+        """Whether nobody else is known to write to the repository. Raises: BackendError."""
+        try:
+            writer = current_writer(await read_peers(self._backend))
+        except ObjectCorrupt:
+            return True
+        return writer is None or writer.machine == self._reader.state("machine")
 
     async def _indexes(self) -> None:
         keys = await self._listed("index/")

@@ -131,11 +131,13 @@ def test_a_data_that_others_took_over_from_puts_nothing_on_the_remote(world: Che
             pass
 
     trio.run(take_over)
-    snapshot = _objects(world, "snapshots")[0]
-    snapshot.unlink()
+    first, second = _objects(world, "snapshots")[:2]
+    first.unlink()
+    assert not world.check(remote=True).found, "the new writer may have thinned it out"
+    second.write_bytes(b"?")
     mended = world.check(remote=True, repair=True)
-    assert not snapshot.exists()
-    assert [finding.code for finding in mended.left] == ["snapshot-missing"]
+    assert not first.exists() and second.read_bytes() == b"?"
+    assert [finding.code for finding in mended.left] == ["snapshot-damaged"]
     assert any("writes" in note for note in mended.notes), mended.notes
 
 

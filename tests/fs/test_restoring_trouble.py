@@ -9,12 +9,16 @@ import pytest
 import trio
 
 from syncer.blocks.pack import pack_key
-from syncer.errors import RemoteUnreachable, SyncerError
+from syncer.errors import RemoteUnreachable, SyncerError, UsageError
 from syncer.values import ROOT_INODE
 from tests.fs.restoration import album, assert_same, content, remove, restore, snapshot
 from tests.snapshots.rig import ME, Peer, Remote, built_from, opened
 from tests.support.core_check import check_tables
 from tests.support.opened import evict_all
+
+
+class _Stop(Exception):
+    """The process is killed here."""
 
 
 async def long_file(peer: Peer) -> int:
@@ -73,6 +77,42 @@ async def test_long_files(tmp_path: Path, change: str) -> None:
         assert await content(peer, number) == before
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+async def test_a_long_copy_that_was_killed_is_finished_by_the_next(tmp_path: Path, after: int) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "alive", remote) as peer:
+        before = await content(peer, await long_file(peer))
+        shot = await snapshot(peer)
+        relink, count = peer.file_system.io.relink, 0
+
+        def counted(*arguments: object) -> None:
+            nonlocal count
+            relink(*arguments)  # type: ignore[arg-type]
+            count += 1
+            if count == after:
+                peer.meta.commit()
+                shutil.copytree(tmp_path / "alive", tmp_path / "killed")
+                raise _Stop
+
+        peer.file_system.io.relink = counted  # type: ignore[method-assign, assignment]
+        with pytest.raises(_Stop):
+            await restore(peer, shot, b"long", to=b"copies")
+    async with opened(tmp_path / "killed", remote.copy()) as peer:
+        for dry_run in (True, False):
+            await restore(peer, shot, b"long", to=b"copies", dry_run=dry_run)
+        copies = peer.file_system.names.lookup(ROOT_INODE, b"copies")
+        assert copies is not None
+        copy = peer.file_system.names.lookup(copies.number, b"long")
+        assert copy is not None and await content(peer, copy.number) == before
+        await peer.write(copy.number, 1_300_000, b"x")
+        with pytest.raises(UsageError, match="long is there already"):
+            await restore(peer, shot, b"long", to=b"copies")
+        peer.truncate(copy.number, 1_200_000)
+        await peer.write(copy.number, 100, b"x")
+        with pytest.raises(UsageError, match="long is there already"):
+            await restore(peer, shot, b"long", to=b"copies")
+
+
 async def test_a_block_that_is_damaged_is_named_and_its_file_is_there(tmp_path: Path) -> None:
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
@@ -113,10 +153,6 @@ async def test_a_block_that_nobody_knows_leaves_the_file_as_it_is(tmp_path: Path
         assert [problem.path for problem in report.problems] == [b"file"]
         assert "is in no index" in report.problems[0].reason
         assert set(peer.picture()) == {b"", b"/small"}
-
-
-class _Stop(Exception):
-    """The process is killed here."""
 
 
 @pytest.mark.parametrize("after", [1, 4, 9])
