@@ -80,6 +80,7 @@ class Mender:
 
     def _enter(self, parent: int, name: bytes, number: int) -> None:
         self.execute("INSERT INTO dentries(parent, name, inode) VALUES (?, ?, ?)", (parent, name, number))
+        self.execute("INSERT OR REPLACE INTO changed_names VALUES (?, ?, ?)", (parent, name, self._generation))
         self.touch(parent)
         self.touch(number)
 

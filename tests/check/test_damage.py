@@ -1,6 +1,7 @@
 """Each kind of damage, made by hand: `check` finds just that, repair mends it, and the rest is as it was."""
 
 import pytest
+import trio
 
 from syncer.meta import rules
 from tests.check.damages import LOCAL, Case
@@ -34,6 +35,23 @@ def test_damage_is_found_and_mended(world: CheckWorld, case: Case) -> None:
     assert wrong <= set(case.suffer)
     after = world.check(percent=100.0, remote=True)
     assert not after.found, after.found
+
+
+def test_below_a_directory_that_was_moved_nothing_is_where_a_snapshot_shows_it(world: CheckWorld) -> None:
+    assert world.read() == world.files
+    deep = world.value("SELECT inode FROM dentries WHERE name = CAST('deep' AS BLOB)")
+    file = world.value(f"SELECT min(d.inode) FROM dentries d JOIN inodes i USING(inode) WHERE parent = {deep} AND size")
+
+    async def is_shown() -> bool:
+        async with world.opened() as engine:
+            return engine.meta.snapshots.shows(engine.meta.inodes.need(file))
+
+    assert trio.run(is_shown)
+    world.change("DELETE FROM dentries WHERE name = CAST('deep' AS BLOB)")
+    assert not world.check(repair=True).left
+    assert not trio.run(is_shown)
+    world.read()
+    assert trio.run(is_shown)
 
 
 def test_a_journal_that_does_not_reach_back_to_the_last_commit_is_found(world: CheckWorld) -> None:
