@@ -8,7 +8,7 @@ from typing import Any
 
 def said(text: str) -> dict[str, object]:
     """A snapshot as the user names it, with what that is as a moment by the clock and in the time zone here."""
-    from syncer.snapshots.selector import moment_of
+    from syncer.snapshots.moments import moment_of
 
     return {"text": text, "moment_ns": moment_of(text, time.time_ns())}
 

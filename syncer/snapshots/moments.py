@@ -50,6 +50,14 @@ def parse_moment(text: str, now_ns: int, zone: tzinfo | None = None, *, first: b
     raise UsageError(f"{text!r} is no moment that is understood", hint=f"say {EXAMPLES}")
 
 
+def moment_of(text: str, now_ns: int, zone: tzinfo | None = None) -> int | None:
+    """The moment that *text* means to who says it, at *now_ns* and in *zone*; None for what is no moment."""
+    try:
+        return parse_moment(text, now_ns, zone)
+    except UsageError:
+        return None
+
+
 class _Now:
     """The moment at which something is said, and the zone of who says it."""
 

@@ -1,16 +1,15 @@
 """Which snapshot somebody means: by its name, its label, its id, its place, or a moment. Pure.
 
-A moment is worked out by the process of who says it (`moment_of`), whose clock and time zone count, and the snapshot
+A moment is worked out by the process of who says it (moments.py), whose clock and time zone count, and the snapshot
 found where the snapshots are.
 """
 
 import re
 from collections.abc import Sequence
-from datetime import tzinfo
 
 from syncer.errors import UsageError, some_of
 from syncer.snapshots.history import Snapshot
-from syncer.snapshots.moments import EXAMPLES, parse_moment
+from syncer.snapshots.moments import EXAMPLES
 from syncer.snapshots.naming import snapshot_names
 
 LATEST = "latest"
@@ -37,14 +36,6 @@ def check_label(label: str, snapshots: Sequence[Snapshot]) -> None:
         raise UsageError(f"{label.strip()} always means {meaning}", hint="choose another label")
     if any(snapshot.label == label for snapshot in snapshots):
         raise UsageError(f"there is a snapshot called {label!r} already", hint="choose another label")
-
-
-def moment_of(text: str, now_ns: int, zone: tzinfo | None = None) -> int | None:
-    """The moment that *text* means to who says it, at *now_ns* and in *zone*; None for what is no moment."""
-    try:
-        return parse_moment(text, now_ns, zone)
-    except UsageError:
-        return None
 
 
 def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> Snapshot:

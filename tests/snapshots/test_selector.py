@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from syncer.errors import UsageError
 from syncer.snapshots.history import Snapshot, snapshot_of
-from syncer.snapshots.moments import parse_moment
+from syncer.snapshots.moments import moment_of, parse_moment
 from syncer.snapshots.records import SnapshotRecord, encode
-from syncer.snapshots.selector import NoSuchSnapshot, moment_of, select
+from syncer.snapshots.selector import NoSuchSnapshot, select
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 21, 14, 5, 30, tzinfo=BERLIN)
