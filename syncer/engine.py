@@ -38,6 +38,7 @@ from syncer.snapshots import retention
 from syncer.snapshots.elsewhere import Elsewhere
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.housekeeping import Housekeeper
+from syncer.snapshots.listing import Lister
 from syncer.snapshots.merging import IndexMerger
 from syncer.snapshots.prune import Pruner
 from syncer.snapshots.publisher import Publisher
@@ -144,6 +145,7 @@ class Engine:
             interval_s=settings.snapshot_interval_s,
         )
         self.history = History(self.store, backend, nursery, deadline_s=deadline_s)
+        self.lister = Lister(self.history)
         parts = self.history, self.publisher
         self.thinner = Thinner(meta, backend, *parts, self.durability)
         self.pruner = Pruner(self.store, backend, *parts, self.thinner, self.durability)

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
 from typing import TypeVar
 
@@ -17,9 +18,9 @@ import msgspec
 from syncer.engine import Engine
 from syncer.errors import SyncerError, UsageError, WrongRepository
 from syncer.fs.restoring import Request, refusal
-from syncer.snapshots.diff import Change, compare, stat_of
+from syncer.snapshots.diff import Change, Stat, Tally, each_change
 from syncer.snapshots.history import Place, Snapshot
-from syncer.snapshots.listing import CompareNow, deleted, news_of
+from syncer.snapshots.listing import CompareNow, deleted
 from syncer.snapshots.live import LiveTree
 from syncer.snapshots.naming import snapshot_names
 from syncer.snapshots.nodes import Entry
@@ -57,6 +58,7 @@ class DiffQuestion(msgspec.Struct, frozen=True):
     new: Said | None = None
     path: str = ""
     path_unless: str | None = None
+    only_stat: bool = False
 
 
 class ListQuestion(msgspec.Struct, frozen=True):
@@ -222,8 +224,13 @@ def _compare_now(engine: Engine) -> CompareNow | None:
     if not (engine.meta.peer or engine.meta.snapshots.is_built()):
         return None
 
+    def changes(snapshot: Snapshot, path: bytes, live: LiveTree) -> list[Change]:
+        found: list[Change] = []
+        _each_change(engine, snapshot, None, path, found.append, live)
+        return found
+
     async def compare_now(snapshot: Snapshot, path: bytes) -> Sequence[Change]:
-        return await engine.publisher.examine(partial(_changes, engine, snapshot, None, path)) or ()
+        return await engine.publisher.examine(partial(changes, snapshot, path))
 
     return compare_now
 
@@ -234,7 +241,7 @@ NO_NEWS: Mapping[str, object] = {"new_bytes": None, "changes": None}
 async def _news(engine: Engine, snapshot: Snapshot, before: Snapshot | None) -> Mapping[str, object]:
     """What came with it, if the trees can be had."""
     try:
-        news = await news_of(engine.history, snapshot, before)
+        news = await engine.lister.news_of(snapshot, before)
     except SyncerError as error:
         log.warning("what came with snapshot %d/%d cannot be told: %s", *snapshot.place, error)
         return NO_NEWS
@@ -280,8 +287,9 @@ async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
             path, instead = question.path_unless, f"{error}, and "
     if new is None and engine.meta.inodes.get(ROOT_INODE) is None:
         raise UsageError("nothing is mounted that could be compared with", hint="name two snapshots")
-    changes = await engine.publisher.examine(partial(_changes, engine, old, new, os.fsencode(path).strip(b"/")))
-    if changes is None:
+    differences = partial(_differences, engine, old, new, os.fsencode(path).strip(b"/"), question.only_stat)
+    found = await engine.publisher.examine(differences)
+    if found is None:
         raise UsageError(
             f"{instead}{path} is in neither of the two states",
             hint="name a path that is there now, or was; `syncer snapshots` lists the snapshots",
@@ -289,19 +297,46 @@ async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
     return {
         "old": _described(engine, old),
         "new": None if new is None else _described(engine, new),
-        "stat": msgspec.to_builtins(stat_of(changes)),
-        "items": [_change(change) for change in changes],
+        "stat": msgspec.to_builtins(found[0]),
+        "items": found[1],
     }
 
 
-def _changes(engine: Engine, old: Snapshot, new: Snapshot | None, path: bytes, live: LiveTree) -> list[Change] | None:
-    """What differs at *path*; None when there is nothing in either state. In a thread."""
+def _differences(
+    engine: Engine, old: Snapshot, new: Snapshot | None, path: bytes, only_stat: bool, live: LiveTree
+) -> tuple[Stat, list[dict[str, object]]] | None:
+    """How much differs at *path*, and unless *only_stat* what; None when there is nothing in either state. In a
+    thread."""
+    tally, items = Tally(), list[tuple[list[bytes], str, dict[str, object]]]()
+
+    def tell(change: Change) -> None:
+        tally.add(change)
+        if not only_stat:
+            items.append((change.path.split(b"/"), change.kind, _change(change)))
+
+    if not _each_change(engine, old, new, path, tell, live):
+        return None
+    return tally.stat(), [item for _, _, item in sorted(items, key=itemgetter(0, 1))]
+
+
+def _each_change(
+    engine: Engine,
+    old: Snapshot,
+    new: Snapshot | None,
+    path: bytes,
+    tell: Callable[[Change], None],
+    live: LiveTree,
+) -> bool:
+    """Tell what differs at *path*; False when there is nothing in either state. In a thread."""
     load = engine.history.load if new is not None else live.load(engine.history.load)
     ready: Callable[[Entry], None] = live.ready if new is None else lambda directory: None
     after = live.root() if new is None else load_root(new.root, load)
     before = find_path(load_root(old.root, load), path, load, lambda directory: None)
     now = find_path(after, path, load, ready)
-    return None if before is None and now is None else compare(before, now, load, path, ready)
+    if before is None and now is None:
+        return False
+    each_change(before, now, load, tell, path, ready)
+    return True
 
 
 _TYPES = {

@@ -37,7 +37,7 @@ def command(old: str, words: tuple[str, ...], data: Path | None, only_stat: bool
 
     if len(words) > 2:
         raise UsageError(f"{len(words) + 1} words make no comparison", hint="give A, then B, then PATH")
-    question: dict[str, object] = {"old": said(old)}
+    question: dict[str, object] = {"old": said(old), "only_stat": only_stat}
     if len(words) == 2:
         question["new"] = said(words[0])
         found, question["path"] = place(words[1], data)

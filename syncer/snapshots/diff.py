@@ -2,7 +2,8 @@
 
 Two directories with the same tree are the same and are not looked into. A name that went and one that came are one
 rename when they are the same inode; of a directory that was renamed only what differs inside is told. Pure; in a
-worker thread where nodes may have to be fetched. Memory grows with the differences, not with the collection.
+worker thread where nodes may have to be fetched. Memory grows with the differences, not with the collection; and of
+directories that came, while hardly anything went, not even with these: who needs no list of them goes by `each_change`.
 """
 
 from collections import deque
@@ -84,7 +85,25 @@ def compare(
 
     Raises: what *load* raises.
     """
-    return _Comparison(load, ready).run(old, new, path)
+    changes: list[Change] = []
+    each_change(old, new, load, changes.append, path, ready)
+    changes.sort(key=lambda change: (change.path.split(b"/"), change.kind))
+    return changes
+
+
+def each_change(
+    old: Entry | None,
+    new: Entry | None,
+    load: Load,
+    tell: Callable[[Change], None],
+    path: bytes = b"",
+    ready: Callable[[Entry], None] = lambda directory: None,
+) -> None:
+    """As `compare`, but each difference is told as soon as it is sure, in no order.
+
+    Only what is added under a path is told after what was removed there.
+    """
+    _Comparison(load, ready, tell).run(old, new, path)
 
 
 @dataclass(slots=True)
@@ -115,21 +134,19 @@ class _Side:
 
 
 class _Comparison:
-    def __init__(self, load: Load, ready: Callable[[Entry], None]) -> None:
+    def __init__(self, load: Load, ready: Callable[[Entry], None], tell: Callable[[Change], None]) -> None:
         self._load = load
         self._ready = ready
-        self._changes: list[Change] = []
+        self._tell = tell
         self._gone = _Side(lambda directory: None, [], {}, deque())
         self._come = _Side(ready, [], {}, deque())
         self._moved: dict[bytes, bytes] = {}
         """Renamed directories: where each was, by where it is."""
 
-    def run(self, old: Entry | None, new: Entry | None, path: bytes) -> list[Change]:
+    def run(self, old: Entry | None, new: Entry | None, path: bytes) -> None:
         self._compare(old, new, path, path)
         self._expand()
         self._match()
-        self._changes.sort(key=lambda change: (change.path.split(b"/"), change.kind))
-        return self._changes
 
     def _compare(self, old: Entry | None, new: Entry | None, old_path: bytes, path: bytes) -> None:
         """One name, and what is below it while both are directories."""
@@ -143,7 +160,7 @@ class _Comparison:
                     self._come.add(now, after)
                 continue
             if aspects := aspects_of(before, after):
-                self._changes.append(Change("modified", now, before, after, aspects=aspects))
+                self._tell(Change("modified", now, before, after, aspects=aspects))
             if S_ISDIR(after.mode):
                 for name, one, other in self._children(before, after):
                     waiting.append((one, other, join_path(was, name), join_path(now, name)))
@@ -157,6 +174,10 @@ class _Comparison:
     def _expand(self) -> None:
         """Look into directories that came or went, level by level, unless they turn out to have been renamed."""
         while self._gone.waiting or self._come.waiting:
+            if not self._gone.waiting:
+                return self._pour(self._come, self._gone, lambda path, entry: Change("added", path, None, entry))
+            if not self._come.waiting:
+                return self._pour(self._gone, self._come, lambda path, entry: Change("removed", path, entry, None))
             level = [*self._gone.waiting], [*self._come.waiting]
             for numbers, side, other in ((level[0], self._gone, self._come), (level[1], self._come, self._gone)):
                 for candidate in numbers:
@@ -177,6 +198,24 @@ class _Comparison:
             for entry in iter_directory(TreeId(candidate.entry.tree), self._load):
                 side.add(join_path(candidate.path, entry.name), entry)
 
+    def _pour(self, side: _Side, other: _Side, change: Callable[[bytes, Entry], Change]) -> None:
+        """Look into all that is left of one side, when the other is complete: what has no counterpart there is told at
+        once, and not kept."""
+        inodes = {candidate.entry.inode for candidate in other.found}
+        paths = {candidate.path for candidate in other.found}
+        waiting = [(one.path, one.entry) for one in side.waiting if not one.expanded]
+        while waiting:
+            above, directory = waiting.pop()
+            side.prepare(directory)
+            for entry in () if directory.tree is None else iter_directory(TreeId(directory.tree), self._load):
+                path = join_path(above, entry.name)
+                if entry.inode in inodes or path in paths:
+                    side.found.append(_Candidate(path, entry))
+                else:
+                    self._tell(change(path, entry))
+                if S_ISDIR(entry.mode):
+                    waiting.append((path, entry))
+
     def _match(self) -> None:
         """Make changes of what came and went: renames where the inode is the same, in the order of the paths."""
         gone: dict[int, deque[_Candidate]] = {}
@@ -194,11 +233,11 @@ class _Comparison:
             if new is not None and S_IFMT(new.entry.mode) == S_IFMT(old.entry.mode):
                 del come[old.path]  # another inode under the same name, as editors leave when they save
                 if aspects := aspects_of(old.entry, new.entry):
-                    self._changes.append(Change("modified", old.path, old.entry, new.entry, aspects=aspects))
+                    self._tell(Change("modified", old.path, old.entry, new.entry, aspects=aspects))
             else:
-                self._changes.append(Change("removed", old.path, old.entry, None))
+                self._tell(Change("removed", old.path, old.entry, None))
         for new in come.values():
-            self._changes.append(Change("added", new.path, None, new.entry))
+            self._tell(Change("added", new.path, None, new.entry))
 
     def _renamed(self, old: _Candidate, new: _Candidate) -> None:
         aspects = aspects_of(old.entry, new.entry)
@@ -208,9 +247,9 @@ class _Comparison:
         # It went along with its directory, or stayed where it was while that was made anew.
         if old.path == new.path or (parent in self._moved and old.path == join_path(self._moved[parent], name)):
             if aspects:
-                self._changes.append(Change("modified", new.path, old.entry, new.entry, aspects=aspects))
+                self._tell(Change("modified", new.path, old.entry, new.entry, aspects=aspects))
             return
-        self._changes.append(Change("renamed", new.path, old.entry, new.entry, old.path, aspects))
+        self._tell(Change("renamed", new.path, old.entry, new.entry, old.path, aspects))
 
 
 def join_path(path: bytes, name: bytes) -> bytes:
@@ -230,11 +269,24 @@ class Stat:
     fewer_bytes: int
 
 
+class Tally:
+    """Adds changes up."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Kind, int] = {"added": 0, "removed": 0, "modified": 0, "renamed": 0}
+        self._more_bytes = self._fewer_bytes = 0
+
+    def add(self, change: Change) -> None:
+        self._counts[change.kind] += 1
+        self._more_bytes += max(0, change.grown_bytes)
+        self._fewer_bytes += max(0, -change.grown_bytes)
+
+    def stat(self) -> Stat:
+        return Stat(**self._counts, more_bytes=self._more_bytes, fewer_bytes=self._fewer_bytes)
+
+
 def stat_of(changes: Iterable[Change]) -> Stat:
-    counts = {"added": 0, "removed": 0, "modified": 0, "renamed": 0}
-    more = fewer = 0
+    tally = Tally()
     for change in changes:
-        counts[change.kind] += 1
-        grown = change.grown_bytes
-        more, fewer = more + max(0, grown), fewer + max(0, -grown)
-    return Stat(**counts, more_bytes=more, fewer_bytes=fewer)
+        tally.add(change)
+    return tally.stat()

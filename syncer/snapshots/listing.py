@@ -3,18 +3,21 @@
 Two snapshots are compared by walking what differs, in a worker thread, so a list costs what has changed between them.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from stat import S_ISREG
 
 import trio
 
-from syncer.snapshots.diff import Change, Stat, compare, stat_of
+from syncer.snapshots.diff import Change, Stat, Tally, each_change
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.nodes import Entry, Extent, Load
 from syncer.snapshots.versions import Trail
 from syncer.values import TreeId
+
+REMEMBERED = 10_000
+"""Pairs of snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +37,54 @@ class Deleted:
     snapshot: Snapshot
 
 
-async def news_of(history: History, snapshot: Snapshot, before: Snapshot | None) -> News:
-    """What came with *snapshot* since *before*; with the first one, all that is in it. Raises: SyncerError."""
-    if before is None:
-        count = snapshot.files + snapshot.directories - 1
-        return News(Stat(count, 0, 0, 0, snapshot.logical_bytes, 0), snapshot.unique_bytes)
-    old, new = await history.root(before), await history.root(snapshot)
-    return await trio.to_thread.run_sync(_news, old, new, history.load)
+class Lister:
+    """Tells what came with snapshots. What it has found out it remembers: between two snapshots that never changes."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._known: dict[tuple[TreeId, TreeId], News] = {}
+
+    async def news_of(self, snapshot: Snapshot, before: Snapshot | None) -> News:
+        """What came with *snapshot* since *before*; with the first one, all that is in it. Raises: SyncerError."""
+        if before is None:
+            count = snapshot.files + snapshot.directories - 1
+            return News(Stat(count, 0, 0, 0, snapshot.logical_bytes, 0), snapshot.unique_bytes)
+        between = before.root, snapshot.root
+        news = self._known.get(between)
+        if news is None:
+            old, new = await self._history.root(before), await self._history.root(snapshot)
+            news = await trio.to_thread.run_sync(_news, old, new, self._history.load)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[between] = news
+        return news
 
 
 def _news(old: Entry, new: Entry, load: Load) -> News:
-    changes = compare(old, new, load)
-    return News(stat_of(changes), _new_bytes(changes, load))
+    tally, blocks = Tally(), _NewBlocks(load)
+
+    def add(change: Change) -> None:
+        tally.add(change)
+        blocks.add(change)
+
+    each_change(old, new, load, add)
+    return News(tally.stat(), blocks.total_bytes)
 
 
-def _new_bytes(changes: Iterable[Change], load: Load) -> int:
-    total, seen = 0, set[bytes]()
-    for change in changes:
-        before = {extent.block for extent in _extents(change.old, load)}
-        for extent in _extents(change.new, load):
-            if extent.block not in before and extent.block not in seen:
-                seen.add(extent.block)
-                total += extent.length
-    return total
+class _NewBlocks:
+    """Blocks that changed files have by now and the same file did not have before."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._seen = set[bytes]()
+        self.total_bytes = 0
+
+    def add(self, change: Change) -> None:
+        before = {extent.block for extent in _extents(change.old, self._load)}
+        for extent in _extents(change.new, self._load):
+            if extent.block not in before and extent.block not in self._seen:
+                self._seen.add(extent.block)
+                self.total_bytes += extent.length
 
 
 def _extents(entry: Entry | None, load: Load) -> Iterator[Extent]:
@@ -84,17 +112,35 @@ async def deleted(
     for snapshot in snapshots:
         new = await trail.follow(snapshot)
         if before is not None and new != old:
-            _note_deleted(await trio.to_thread.run_sync(compare, old, new, history.load, path), before, gone)
+            note = _Notes(gone, before)
+            await trio.to_thread.run_sync(each_change, old, new, history.load, note.add, path)
+            note.finish()
         before, old = snapshot, new
     if compare_now is not None and before is not None:
-        _note_deleted(await compare_now(before, path), before, gone)
+        note = _Notes(gone, before)
+        for change in await compare_now(before, path):
+            note.add(change)
+        note.finish()
     return sorted(gone.values(), key=lambda found: found.path.split(b"/"))
 
 
-def _note_deleted(changes: Iterable[Change], before: Snapshot, gone: dict[bytes, Deleted]) -> None:
-    """Have *gone* tell what is so after these changes, which came after the snapshot *before*."""
-    for change in changes:
+class _Notes:
+    """Has *gone* tell what is so after some changes, which came after the snapshot *before*."""
+
+    def __init__(self, gone: dict[bytes, Deleted], before: Snapshot) -> None:
+        self._gone = gone
+        self._before = before
+        self._stay: list[bytes] = []
+        """Paths that are there, whether they were told before something else was removed there or after it."""
+
+    def add(self, change: Change) -> None:
         if change.kind == "removed" and change.old is not None:
-            gone[change.path] = Deleted(change.path, change.old, before)
+            self._gone[change.path] = Deleted(change.path, change.old, self._before)
+        elif change.kind == "added":
+            self._gone.pop(change.path, None)
         else:
-            gone.pop(change.path, None)
+            self._stay.append(change.path)
+
+    def finish(self) -> None:
+        for path in self._stay:
+            self._gone.pop(path, None)

@@ -2,6 +2,7 @@
 
 import random
 import stat
+import tracemalloc
 from collections.abc import Mapping
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncer.snapshots.diff import Change, compare, stat_of
+from syncer.snapshots.diff import Change, Tally, compare, each_change, stat_of
 from syncer.snapshots.nodes import Entry, Extent
 from syncer.snapshots.tree import build_directory
 from tests.snapshots.nodebag import NodeBag
@@ -218,3 +219,39 @@ def test_only_what_differs_is_looked_at() -> None:
     bag.forget()
     assert len(compare(old, new, bag.load)) == 10
     assert len(bag.loaded) <= 2 * 10 + 2 * 12
+
+
+@pytest.mark.parametrize("gone", [0, 3])
+def test_what_came_with_many_directories_is_told_and_not_kept(gone: int) -> None:
+    """A list of snapshots adds such changes up: it must not need gigabytes because photos were copied in."""
+    forest = Forest()
+    several = {b"%d" % n: folder(2 + n, name=file(100 + n)) for n in range(gone)}
+    years: Tree = {
+        b"%03d" % n: folder(1_000 + 1_000 * n, **{str(f): file(1_001 + 1_000 * n + f) for f in range(100)})
+        for n in range(200)
+    }
+    old, new = forest.directory(1, several), forest.directory(1, {b"photos": {b"#": make_entry(b"#", 500), **years}})
+    tally = Tally()
+    tracemalloc.start()
+    try:
+        each_change(old, new, forest.bag.load, tally.add)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    stat_ = tally.stat()
+    assert (stat_.added, stat_.removed, stat_.renamed) == (1 + 200 * 101, 2 * gone, 0)
+    assert peak_bytes < 2_000_000
+    if not gone:  # and so for what went
+        back = Tally()
+        each_change(new, old, forest.bag.load, back.add)
+        assert back.stat().removed == stat_.added
+
+
+def test_what_is_added_is_told_after_what_was_removed_there() -> None:
+    forest, found = Forest(), list[Change]()
+    old, new = forest.directory(1, {b"a": folder(2, x=file(3))}), forest.directory(1, {b"a": file(4)})
+    each_change(old, new, forest.bag.load, found.append)
+    assert [(change.kind, change.path) for change in found if change.path == b"a"] == [
+        ("removed", b"a"),
+        ("added", b"a"),
+    ]

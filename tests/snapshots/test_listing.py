@@ -1,10 +1,13 @@
 """Lists of snapshots: what came with each, the versions of a path, and what was deleted."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from syncer import timetravel
 from syncer.backends.memory import MemoryBackend
+from syncer.snapshots.decoded import DecodedNodes
+from syncer.snapshots.live import LiveTree
 from syncer.snapshots.versions import versions
 from syncer.values import ROOT_INODE
 from tests.snapshots.rig import Peer, Remote, opened
@@ -165,3 +168,36 @@ async def test_a_fetched_node_brings_its_neighbours(tmp_path: Path) -> None:
         for number in range(60):
             assert await history.lookup(history.known()[0], b"d%d/file" % number) is not None
         assert remote.gets <= 2
+
+
+async def test_what_a_list_has_told_is_remembered(tmp_path: Path) -> None:
+    remote = Remote()
+    async with opened(tmp_path / "data", remote) as peer:
+        await make_history(peer)
+        items = await listed(peer, changes=9)
+        evict_all(peer.engine)
+        peer.engine.history._decoded = DecodedNodes()
+        remote.get = None  # type: ignore[method-assign, assignment]
+        assert await listed(peer, changes=9) == items
+
+
+async def test_a_comparison_with_now_that_gives_way_counts_nothing_twice(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        await make_history(peer)
+        for name in (b"b", b"c"):
+            await peer.file(name, b"1")
+        once = await listed(peer, deleted=True), await compared(peer)
+        examine = peer.engine.publisher.examine
+
+        async def twice(question: Callable[[LiveTree], Any]) -> Any:
+            await examine(question)
+            return await examine(question)
+
+        peer.engine.publisher.examine = twice  # type: ignore[method-assign]
+        assert (await listed(peer, deleted=True), await compared(peer)) == once
+        assert once[1]["stat"]["added"] == 2
+
+
+async def compared(peer: Peer) -> dict[str, Any]:
+    question = {"old": {"text": "latest"}, "new": {"text": "now"}}
+    return await timetravel.answer(peer.engine, "diff", question, lambda done, total: None)
