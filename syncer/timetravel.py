@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ import msgspec
 from syncer.engine import Engine
 from syncer.errors import SyncerError, UsageError, WrongRepository
 from syncer.fs.restoring import Request, refusal
+from syncer.snapshots.changelist import ChangeList
 from syncer.snapshots.diff import Change, Stat, Tally, each_change
 from syncer.snapshots.history import Place, Snapshot
 from syncer.snapshots.listing import CompareNow, deleted
@@ -304,19 +304,17 @@ async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
 
 def _differences(
     engine: Engine, old: Snapshot, new: Snapshot | None, path: bytes, only_stat: bool, live: LiveTree
-) -> tuple[Stat, list[dict[str, object]]] | None:
+) -> tuple[Stat, ChangeList] | None:
     """How much differs at *path*, and unless *only_stat* what; None when there is nothing in either state. In a
     thread."""
-    tally, items = Tally(), list[tuple[list[bytes], str, dict[str, object]]]()
+    tally, items = Tally(), ChangeList()
 
     def tell(change: Change) -> None:
         tally.add(change)
         if not only_stat:
-            items.append((change.path.split(b"/"), change.kind, _change(change)))
+            items.add(change.path, change.kind, _change(change))
 
-    if not _each_change(engine, old, new, path, tell, live):
-        return None
-    return tally.stat(), [item for _, _, item in sorted(items, key=itemgetter(0, 1))]
+    return (tally.stat(), items) if _each_change(engine, old, new, path, tell, live) else None
 
 
 def _each_change(
