@@ -17,12 +17,13 @@ from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import NOTHING, BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
-from syncer.errors import BudgetExhausted, LocalDamage
+from syncer.errors import BudgetExhausted, DeadlinePassed, LocalDamage
 from syncer.fs.eraser import Eraser
 from syncer.fs.handles import OpenFile
 from syncer.fs.readahead import Limits, ReadAhead
 from syncer.meta.extents import Extent, Part
 from syncer.meta.inodes import Inode
+from syncer.snapshots.history import GRACE_S
 from syncer.values import SMALL_BYTES
 
 FILE_MAX_BYTES = 2**44 - 4096
@@ -113,18 +114,23 @@ class FileIO:
         return extents
 
     async def _read_fetching(self, file: OpenFile, offset: int, length: int) -> bytes:
-        """Fetch what is missing and read; again when the file changed or a bad copy was found meanwhile."""
-        until = trio.current_time() + self._limits.read_deadline_s
-        for _ in range(4):
-            inode = self._meta.inodes.need(file.number)
-            end = min(offset + length, inode.size)
-            numbers = [extent.source for extent in self._extents(inode, offset, end) if extent.source > 0]
-            with self._store.budget.pin(numbers):
-                arrived = await self._store.fetch(numbers, max(0.0, until - trio.current_time()))
-                data = self._read_here(file, self._meta.inodes.need(file.number), offset, length, arrived)
-            if data is not None:
-                return data
-        raise OSError(errno.EIO, "the file changes faster than it can be fetched")
+        """Fetch what is missing and read; again when the file changed or a bad copy was found meanwhile.
+
+        One deadline holds for all of it, but not for what is fetched: others may wait for that too.
+        """
+        deadline_s = self._limits.read_deadline_s
+        with trio.move_on_after(deadline_s + GRACE_S):
+            for _ in range(4):
+                inode = self._meta.inodes.need(file.number)
+                end = min(offset + length, inode.size)
+                numbers = [extent.source for extent in self._extents(inode, offset, end) if extent.source > 0]
+                with self._store.budget.pin(numbers):
+                    arrived = await self._store.fetch(numbers, deadline_s)
+                    data = self._read_here(file, self._meta.inodes.need(file.number), offset, length, arrived)
+                if data is not None:
+                    return data
+            raise OSError(errno.EIO, "the file changes faster than it can be fetched")
+        raise DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s")
 
     # --- writing -------------------------------------------------------------------------------------------------
 

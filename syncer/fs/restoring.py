@@ -4,7 +4,7 @@ import errno
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from stat import S_ISDIR, S_ISREG
+from stat import S_IFMT, S_ISDIR
 from typing import Literal
 
 import trio
@@ -214,15 +214,25 @@ def _unknown(request: Request) -> UsageError:
 
 
 def _begins(now: Entry, wanted: Entry, live: LiveTree, load: Load) -> bool:
-    """Whether a file is there with the content that is wanted; or with the begin of a long one, as a restoration leaves
-    it that was killed."""
-    if (now.size, now.extents, now.tree, now.target) == (wanted.size, wanted.extents, wanted.tree, wanted.target):
-        return True
-    if wanted.tree is None or not S_ISREG(now.mode) or now.size > wanted.size:
+    """Whether what is there is what is wanted; or a file with the begin of a long one, as a restoration leaves it that
+    was killed: it ends where its last extent does."""
+    if S_IFMT(now.mode) != S_IFMT(wanted.mode):
         return False
+    if _content(now) == _content(wanted):
+        return True
+    if wanted.tree is None or now.size > wanted.size:
+        return False
+    end = 0
     rest = iter_extents(TreeId(wanted.tree), load)
-    here = iter(now.extents) if now.tree is None else iter_extents(TreeId(now.tree), live.load(load))
-    return all(extent == next(rest, None) for extent in here)
+    for extent in now.extents if now.tree is None else iter_extents(TreeId(now.tree), live.load(load)):
+        if extent != next(rest, None):
+            return False
+        end = extent.start + extent.length
+    return now.size == end
+
+
+def _content(entry: Entry) -> tuple[object, ...]:
+    return entry.size, entry.extents, entry.tree, entry.target, entry.rdev
 
 
 def _is_shown(step: Step) -> bool:

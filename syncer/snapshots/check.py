@@ -168,9 +168,12 @@ class RemoteCheck:
                 continue
             name = f"{record.peer}/{record.seq}".encode()
             self._catalog.want([Want(record.root, ROOT, name=name)], None)
+        newest = max([place for key in keys if (place := parse_seq_key(key))], default=None)
         gone = sorted((set(known) & still) - set(keys))
-        if gone and await self._is_ours():  # another writer may have thinned them out
-            for key in gone:
+        is_ours = not gone or await self._is_ours()
+        for key in gone:  # another writer may have thinned them out, but nobody does that with the newest
+            place = parse_seq_key(key)
+            if is_ours or place is None or newest is None or place > newest:
                 self._note("snapshot-missing", key, "the snapshot is not on the remote any more")
 
     async def _is_ours(self) -> bool:

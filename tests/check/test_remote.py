@@ -131,7 +131,11 @@ def test_a_data_that_others_took_over_from_puts_nothing_on_the_remote(world: Che
             pass
 
     trio.run(take_over)
-    first, second = _objects(world, "snapshots")[:2]
+    first, second = _objects(world, "snapshots")
+    held = second.read_bytes()
+    second.unlink()
+    assert [finding.code for finding in world.check(remote=True).found] == ["snapshot-missing"], "the newest stays"
+    second.write_bytes(held)
     first.unlink()
     assert not world.check(remote=True).found, "the new writer may have thinned it out"
     second.write_bytes(b"?")

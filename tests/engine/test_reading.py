@@ -9,7 +9,7 @@ import trio
 
 from syncer.backends.memory import MemoryBackend
 from syncer.engine import Engine
-from syncer.errors import LocalDamage
+from syncer.errors import DeadlinePassed, LocalDamage
 from syncer.meta.blocktable import Block
 from tests.support.collection import random_bytes
 from tests.support.opened import GatedBackend, SlowLine, create, evict_all, flush, landed, opened
@@ -80,6 +80,39 @@ async def test_a_slow_line_is_not_a_dead_one(tmp_path: Path) -> None:
         reader = engine.file_system.handles.open(engine.meta.inodes.need(engine.file_system.handles.get(handle).number))
         for offset in range(0, size, piece):
             assert await engine.file_system.read(reader, offset, piece) == data[offset : offset + piece]
+
+
+async def test_who_has_no_time_left_does_not_fail_what_others_wait_for(tmp_path: Path) -> None:
+    """The file is another one when its bytes have come, shortly before the deadline, and has to be fetched again."""
+    asked = 0
+    release = trio.Event()
+
+    class Slow(MemoryBackend):
+        async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+            nonlocal asked
+            if key.startswith("packs/"):
+                asked += 1
+                if asked == 1:
+                    await trio.sleep(1.5)
+                    engine.file_system.io.relink(number, 0, 1000, [(0, 1000, other, 0)], 1000)
+                else:
+                    await release.wait()
+            return await super().get(key, offset, length)
+
+    async with opened(tmp_path, Slow(), network_deadline_s=2.0) as engine:
+        number, handle = create(engine, b"f")
+        second, more = create(engine, b"g")
+        await engine.file_system.write(handle, 0, random_bytes(600_000, 1))
+        await engine.file_system.write(more, 0, random_bytes(600_000, 2))
+        await flush(engine)
+        (extent,) = engine.meta.extents.find(second, 0, 1)
+        other = engine.meta.blocks.get(extent.source).id
+        evict_all(engine)
+        with trio.fail_after(10), pytest.raises(DeadlinePassed):
+            await engine.file_system.read(handle, 0, 1000)
+        assert asked == 2 and engine.store.fetcher.remote_ok is not False
+        release.set()
+        assert await engine.file_system.read(handle, 0, 1000) == random_bytes(600_000, 2)[:1000]
 
 
 async def test_trouble_that_nobody_foresaw_costs_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

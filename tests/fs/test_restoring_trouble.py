@@ -113,6 +113,42 @@ async def test_a_long_copy_that_was_killed_is_finished_by_the_next(tmp_path: Pat
             await restore(peer, shot, b"long", to=b"copies")
 
 
+@pytest.mark.parametrize("what", ["zeros", "the begin, and zeros"])
+async def test_a_file_that_no_killed_copy_leaves_is_not_replaced(tmp_path: Path, what: str) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await long_file(peer)
+        shot = await snapshot(peer)
+        copies = peer.directory(b"copies")
+        if what == "zeros":
+            mine = await peer.file(b"long", b"", copies)
+        else:
+            await restore(peer, shot, b"long", to=b"copies")
+            found = peer.file_system.names.lookup(copies, b"long")
+            assert found is not None
+            mine = found.number
+            peer.truncate(mine, 700_500)
+        peer.truncate(mine, 1_500_000)
+        before = await content(peer, mine)
+        with pytest.raises(UsageError, match="long is there already"):
+            await restore(peer, shot, b"long", to=b"copies")
+        assert await content(peer, mine) == before != await content(peer, number)
+
+
+async def test_an_empty_file_is_no_copy_of_what_is_no_file(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", Remote()) as peer:
+        peer.file_system.create(ROOT_INODE, b"pipe", stat.S_IFIFO | 0o640, ME)
+        peer.file_system.create(ROOT_INODE, b"device", stat.S_IFCHR | 0o600, ME, rdev=259)
+        shot = await snapshot(peer)
+        copies = peer.directory(b"copies")
+        await peer.file(b"pipe", b"", copies)
+        peer.file_system.create(copies, b"device", stat.S_IFCHR | 0o600, ME, rdev=260)
+        for name in (b"pipe", b"device"):
+            with pytest.raises(UsageError, match="is there already"):
+                await restore(peer, shot, name, to=b"copies")
+            found = peer.file_system.names.lookup(copies, name)
+            assert found is not None and (name == b"pipe") == stat.S_ISREG(found.mode)
+
+
 async def test_a_block_that_is_damaged_is_named_and_its_file_is_there(tmp_path: Path) -> None:
     remote = Remote()
     async with opened(tmp_path / "data", remote) as peer:
