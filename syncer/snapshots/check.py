@@ -180,7 +180,7 @@ class RemoteCheck:
         """Whether nobody else is known to write to the repository. Raises: BackendError."""
         try:
             writer = current_writer(await read_peers(self._backend))
-        except ObjectCorrupt:
+        except (ObjectCorrupt, ObjectMissing):
             return True
         return writer is None or writer.machine == self._reader.state("machine")
 
@@ -308,7 +308,7 @@ class RemoteCheck:
             return None
         try:
             writer = current_writer(await read_peers(self._backend))
-        except ObjectCorrupt as error:
+        except (ObjectCorrupt, ObjectMissing) as error:
             return f"nothing is put on the remote, because it does not say who writes there: {error}"
         if writer is not None and writer.machine != self._reader.state("machine"):
             return f"nothing is put on the remote: {writer.host} writes there now"

@@ -44,6 +44,7 @@ async def take_inventory(
     await _snapshots(meta, backend, history)
     progress("snapshots", len(meta.snapshots.places()))
     await _packs(backend, marks, progress)
+    meta.commit()  # packs that were uploaded since then are known too
     reads = not listing_only or await trio.to_thread.run_sync(lambda: any(True for _ in marks.strays()))
     if reads:
         await _indexes(meta, backend, marks, progress)
