@@ -27,7 +27,7 @@ from tests.support.mounted import cleared, is_mounted, wait_until
 READY_S = 60.0
 LOOK_EVERY_S = 0.1
 MEGABYTE = 1_000_000
-MEMORY_MAX_BYTES = 260 * MEGABYTE
+MEMORY_MAX_BYTES = 300 * MEGABYTE
 """Of the mount and its porter together, while much goes to S3: each has an interpreter with boto3, of 60 MB."""
 NO_WARNING = r"(?!)"
 """Matches nothing."""
