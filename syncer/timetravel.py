@@ -27,7 +27,7 @@ from syncer.snapshots.nodes import Entry
 from syncer.snapshots.plan import find_path
 from syncer.snapshots.prune import UNLIMITED, Plan, Step
 from syncer.snapshots.retention import parse
-from syncer.snapshots.selector import NOW, NoSuchSnapshot, check_label, named, select
+from syncer.snapshots.selector import NoSuchSnapshot, check_label, is_now, named, select
 from syncer.snapshots.tree import load_root
 from syncer.snapshots.versions import versions
 from syncer.values import ROOT_INODE
@@ -278,7 +278,7 @@ async def _diff(engine: Engine, question: DiffQuestion) -> dict[str, object]:
     old = await _select(engine, question.old)
     new = None if engine.follower is None else engine.follower.shown
     path, instead = question.path, ""
-    if question.new is not None and question.new.text != NOW:
+    if question.new is not None and not is_now(question.new.text):
         try:
             new = await _select(engine, question.new)
         except NoSuchSnapshot as error:

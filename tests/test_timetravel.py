@@ -1,5 +1,6 @@
 """Questions to history as the commands ask them, on an engine without a mount."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import trio
 
 from syncer import timetravel
 from syncer.errors import SyncerError, UsageError
+from syncer.snapshots.moments import moment_of
 from syncer.values import ROOT_INODE
 from tests.snapshots.rig import Peer, Remote, opened
 
@@ -143,12 +145,31 @@ async def test_a_word_is_a_snapshot_or_else_a_path(tmp_path: Path) -> None:
         await peer.file(b"four", b"1")
 
         async def paths(word: str) -> list[str]:
-            found = await ask(peer, "diff", old=said("one"), new=said(word), path_unless=word)
+            new = {"text": word, "moment_ns": moment_of(word, time.time_ns())}
+            found = await ask(peer, "diff", old=said("one"), new=new, path_unless=word)
             return [item["path"] for item in found["items"]]
 
         assert await paths("two") == ["three", "two"]
         assert await paths("three") == ["three"]
-        assert await paths("now") == ["four", "three", "two"]
+        for word in ("now", "Now", " NOW "):
+            assert await paths(word) == ["four", "three", "two"]
+        with pytest.raises(UsageError, match="this moment"):
+            await ask(peer, "snapshot", label="NOW")
+
+
+@pytest.mark.parametrize("word", ["now", "Now", " now"])
+async def test_now_is_no_snapshot(tmp_path: Path, word: str) -> None:
+    """Taken for the newest snapshot, it would say that nothing has changed since, and bring back what is older."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        number = await peer.file(b"file", b"1")
+        await ask(peer, "snapshot", label="one")
+        await peer.write(number, 0, b"2")
+        moment = {"text": word, "moment_ns": time.time_ns()}
+        with pytest.raises(UsageError, match="is no snapshot"):
+            await ask(peer, "diff", old=moment, new=said("latest"))
+        with pytest.raises(UsageError, match="is no snapshot"):
+            await ask(peer, "restore", snapshot=moment, path="file")
+        assert (await ask(peer, "diff", old=said("one")))["stat"]["modified"] == 1
 
 
 async def test_the_live_tree_needs_no_network_to_be_compared(tmp_path: Path) -> None:

@@ -8,12 +8,31 @@ import click
 from syncer.cli.paths import untouched
 
 
+def _check_bytes(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit()):
+        raise click.BadParameter("give a whole number of bytes")
+    return int(value)
+
+
+def _check_host(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("an empty name is no machine; is it an unset variable?")
+    return value
+
+
 @click.command("prune", short_help="Give back what no snapshot that is kept needs.")
 @click.argument("target", required=False, type=untouched, metavar="[DATA|PATH]")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--keep", metavar="POLICY", help="Keep these snapshots, and not those that the settings say.")
-@click.option("--max-repack", type=click.IntRange(min=0), metavar="BYTES", help="Copy no more than BYTES.")
-@click.option("--forget-follower", metavar="HOST|ID", help="A machine that followed will not come back.")
+@click.option("--max-repack", callback=_check_bytes, metavar="BYTES", help="Copy no more than BYTES.")
+@click.option(
+    "--forget-follower",
+    callback=_check_host,
+    metavar="HOST|ID",
+    help="A machine that followed will not come back.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are stable.")
 def command(
     target: Path | None,

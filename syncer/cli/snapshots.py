@@ -62,6 +62,7 @@ def command(
       syncer snapshots photos --deleted
       syncer snapshots --remote nas:blobs --mount /mnt/history --background
     """
+    from syncer.cli.text import printable
     from syncer.errors import UsageError
 
     if data is not None and remote is not None:
@@ -79,7 +80,11 @@ def command(
         "changes": EVERY if changes or as_json else TOLD,
     }
     path, answer = _ask(target, data, remote, question)
-    _show(answer["items"], path, deleted=deleted, as_json=as_json)
+    items = answer["items"]
+    if items or as_json:
+        _show(items, path, deleted=deleted, as_json=as_json)
+    else:
+        click.echo(printable(f"syncer: {_none(path, deleted=deleted, limited=bool(since or until))}"), err=True)
     return 0
 
 
@@ -185,13 +190,8 @@ DELETED_HEAD: tuple[str, ...] = ("last in", "size", "path")
 
 
 def _show(items: list[dict[str, Any]], path: str, *, deleted: bool, as_json: bool) -> None:
-    from syncer.cli.text import printable
-
     if as_json:
         click.echo(json.dumps(items, indent=2))
-        return
-    if not items:
-        click.echo(printable(f"syncer: {_none(path, deleted=deleted)}"), err=True)
         return
     row, head = _row, HEAD
     if deleted:
@@ -202,14 +202,16 @@ def _show(items: list[dict[str, Any]], path: str, *, deleted: bool, as_json: boo
         click.echo(line)
 
 
-def _none(path: str, *, deleted: bool) -> str:
+def _none(path: str, *, deleted: bool, limited: bool) -> str:
     """Why a list is empty. What was mistyped looks like this too, so it says what was looked for."""
     if deleted:
         below = f" at or below {path}" if path else ""
         return f"none of these snapshots lacks what an older one had{below}; `syncer diff latest` has what went since"
     if path:
         return f"no such snapshot has {path}; a path that is gone is named as it was then"
-    return "there are no such snapshots yet; one is taken every minute while something changes"
+    if limited:
+        return "no snapshot is from that time; without --since and --until all are listed"
+    return "there are no snapshots yet; one is taken every minute while something changes"
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:

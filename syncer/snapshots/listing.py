@@ -3,9 +3,10 @@
 Two snapshots are compared by walking what differs, in a worker thread, so a list costs what has changed between them.
 """
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 import trio
 
@@ -13,6 +14,7 @@ from syncer.snapshots.diff import Change, Stat, Tally, each_change
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.history import History, Snapshot
 from syncer.snapshots.nodes import Entry, Extent, Load
+from syncer.snapshots.plan import find_path
 from syncer.snapshots.versions import Trail
 from syncer.values import TreeId
 
@@ -114,13 +116,13 @@ async def deleted(
         if before is not None and new != old:
             note = _Notes(gone, before)
             await trio.to_thread.run_sync(each_change, old, new, history.load, note.add, path)
-            note.finish()
+            await trio.to_thread.run_sync(note.finish, history.load)
         before, old = snapshot, new
     if compare_now is not None and before is not None:
         note = _Notes(gone, before)
         for change in await compare_now(before, path):
             note.add(change)
-        note.finish()
+        await trio.to_thread.run_sync(note.finish, history.load)
     return sorted(gone.values(), key=lambda found: found.path.split(b"/"))
 
 
@@ -132,15 +134,45 @@ class _Notes:
         self._before = before
         self._stay: list[bytes] = []
         """Paths that are there, whether they were told before something else was removed there or after it."""
+        self._left = set[bytes]()
+        """Paths that what was there has left, for good or to another one."""
+        self._moved: list[tuple[bytes, bytes, Entry]] = []
+        """Directories that were renamed: to where, from where, and what they were."""
 
     def add(self, change: Change) -> None:
         if change.kind == "removed" and change.old is not None:
             self._gone[change.path] = Deleted(change.path, change.old, self._before)
+            self._left.add(change.path)
         elif change.kind == "added":
             self._gone.pop(change.path, None)
         else:
             self._stay.append(change.path)
+            if change.old_path is not None and change.old is not None:
+                self._left.add(change.old_path)
+                if S_ISDIR(change.old.mode):
+                    self._moved.append((change.path, change.old_path, change.old))
 
-    def finish(self) -> None:
+    def finish(self, load: Load) -> None:
+        """To be called after the last change. In a thread.
+
+        Of a renamed directory only what differs is told. What else it had is there now, so that is looked for in what
+        it was.
+        """
+        paths = sorted(self._gone) if self._moved else []
+        for new, old, directory in self._moved:
+            top = new + b"/"
+            for path in paths[bisect_left(paths, top) : bisect_left(paths, new + b"0")]:  # 0 comes after the slash
+                rest = path.removeprefix(top)
+                if not self._has_left(old, rest) and find_path(directory, rest, load, lambda found: None) is not None:
+                    self._stay.append(path)
         for path in self._stay:
             self._gone.pop(path, None)
+
+    def _has_left(self, directory: bytes, rest: bytes) -> bool:
+        """Whether *rest*, or a directory that it was in, is not in *directory* any more."""
+        at = directory
+        for name in rest.split(b"/"):
+            at += b"/" + name
+            if at in self._left:
+                return True
+        return False

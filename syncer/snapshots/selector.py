@@ -31,7 +31,7 @@ def check_label(label: str, snapshots: Sequence[Snapshot]) -> None:
         raise UsageError(
             f"{label!r} cannot be a label", hint=f"take up to {LABEL_MAX} printable characters, and no slash among them"
         )
-    if label.strip() in (LATEST, NOW):
+    if label.strip() == LATEST or is_now(label):
         meaning = "the newest snapshot" if label.strip() == LATEST else "this moment"
         raise UsageError(f"{label.strip()} always means {meaning}", hint="choose another label")
     if any(snapshot.label == label for snapshot in snapshots):
@@ -44,17 +44,28 @@ def select(text: str, snapshots: Sequence[Snapshot], moment_ns: int | None) -> S
     In this order: `latest`; a label; the name of its directory; `peer/seq`; the beginning of an id; and at last
     *moment_ns*, which is what *text* means as a moment: the newest snapshot at or before it.
 
-    Raises: NoSuchSnapshot: none or several; the message says which there are.
+    Raises: NoSuchSnapshot: none or several; the message says which there are. UsageError: it is `now`, which is the
+        live tree and never the newest snapshot: the two may differ.
     """
     if not snapshots:
         raise NoSuchSnapshot("there are no snapshots yet", hint="one is taken every minute while something changes")
     found = named(text, snapshots)
     if found is not None:
         return found
+    if is_now(text):
+        raise UsageError(
+            f"{text.strip()} is no snapshot",
+            hint="say `latest`; to compare with what is there now, leave B of `diff` out",
+        )
     if moment_ns is None:
         hint = f"`syncer snapshots` lists them; or say {EXAMPLES}"
         raise NoSuchSnapshot(f"no snapshot is called {text!r}, and it is no moment", hint=hint)
     return newest_at(moment_ns, snapshots, text)
+
+
+def is_now(text: str) -> bool:
+    """Whether *text* means the live tree, in large letters or small, as other moments may be said."""
+    return text.strip().lower() == NOW
 
 
 def named(text: str, snapshots: Sequence[Snapshot]) -> Snapshot | None:

@@ -87,6 +87,9 @@ CASES = [
     (["snapshot", "data", "--timeout", "9", "--delete", "latest"], USAGE, "do not go together", "leave --timeout out"),
     (["data", "mnt", "--read-only", "--take-over"], USAGE, "--read-only forbids it", "give one of them"),
     (["data", "mnt", "-o", "noatime,ro", "--take-over"], USAGE, "--read-only forbids it", "give one of them"),
+    (["prune", "data", "--max-repack", "1MB"], USAGE, "give a whole number of bytes", "--help"),
+    (["prune", "data", "--max-repack", "-1"], USAGE, "give a whole number of bytes", "--help"),
+    (["prune", "data", "--forget-follower", ""], USAGE, "an empty name is no machine", "unset variable"),
     (["check", "--read-data", "101", "data"], USAGE, "above 0, up to 100", "--help"),
 ]
 

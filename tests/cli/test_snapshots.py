@@ -68,7 +68,8 @@ def test_an_empty_list_says_what_was_looked_for(mount: Mount) -> None:
     for words, told in (
         ([mount.path / "photos" / "2091"], "has photos/2091;"),
         ([mount.path / "photos" / "2091", "--deleted"], "below photos/2091;"),
-        ([mount.data, "--until", "2 days ago"], "no such snapshots"),
+        ([mount.data, "--until", "2 days ago"], "no snapshot is from that time; without --since and --until"),
+        ([mount.data, "--since", "2099-01-01"], "no snapshot is from that time; "),
     ):
         outcome = syncer("snapshots", *words)
         assert (outcome.returncode, outcome.stdout) == (0, "")

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from syncer import timetravel
 from syncer.backends.memory import MemoryBackend
 from syncer.snapshots.decoded import DecodedNodes
@@ -201,3 +203,29 @@ async def test_a_comparison_with_now_that_gives_way_counts_nothing_twice(tmp_pat
 async def compared(peer: Peer) -> dict[str, Any]:
     question = {"old": {"text": "latest"}, "new": {"text": "now"}}
     return await timetravel.answer(peer.engine, "diff", question, lambda done, total: None)
+
+
+@pytest.mark.parametrize("published", [True, False])
+async def test_what_a_renamed_directory_brought_back_is_not_deleted(tmp_path: Path, published: bool) -> None:
+    """Of a renamed directory only what differs is told: what it holds is there again under a path that was deleted."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        old, other = peer.directory(b"d"), peer.directory(b"e")
+        deep = peer.directory(b"deep", old)
+        for parent, names in ((old, (b"in", b"lost", b"off")), (deep, (b"x",)), (other, (b"in", b"off", b"out"))):
+            for name in names:
+                await peer.file(name, b"1", parent)
+        await peer.file(b"x", b"2", peer.directory(b"deep", other))
+        await peer.publish()
+        peer.file_system.unlink(deep, b"x")
+        peer.file_system.rmdir(old, b"deep")
+        for name in (b"in", b"lost", b"off"):
+            peer.file_system.unlink(old, name)
+        peer.file_system.rmdir(ROOT_INODE, b"d")
+        await peer.publish()
+        peer.file_system.rename(ROOT_INODE, b"e", ROOT_INODE, b"d")
+        peer.file_system.unlink(other, b"out")
+        peer.file_system.unlink(other, b"off")
+        if published:
+            await peer.publish()
+        found = [(item["path"], item["place"]) for item in await listed(peer, deleted=True)]
+        assert [(path, place) for path, place in found if path.startswith("d")] == [("d/lost", "1/1"), ("d/off", "1/1")]
