@@ -429,7 +429,10 @@ class Restorer:
             )
         self._remember(number, wanted)
         self._note(parent, name, number)
-        self.outcome.made += 1
+        if found is None:
+            self.outcome.made += 1
+        else:
+            self.outcome.changed += 1
         return number, True
 
     def _may_become(self, found: Inode, wanted: Entry) -> bool:

@@ -203,7 +203,7 @@ class Restoring:
         live.ready(now)
         for name in unknown_names(now, wanted, live.load(self._history.load)):
             other = name.decode(errors="surrogateescape")
-            raise UsageError(f"{shown} holds {other}, which is not what would be restored", hint=hint)
+            raise UsageError(f"{shown} holds {other!r}, which is not what would be restored", hint=hint)
 
 
 def _unknown(request: Request) -> UsageError:

@@ -235,7 +235,7 @@ async def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> N
         other = peer.directory(b"other")
         await peer.file(b"mine", b"1", other)
         await peer.file(b"small", b"another one", other)
-        with pytest.raises(UsageError, match="holds mine"):
+        with pytest.raises(UsageError, match="holds 'mine'"):
             await restore(peer, shot, b"photos/2019", to=b"other")
         with pytest.raises(UsageError, match="small is there already"):
             await restore(peer, shot, b"photos/2019/small", to=b"other")
@@ -319,3 +319,19 @@ async def test_any_state_comes_back(tmp_path: Path, seed: int) -> None:
         expected = await peer.picture_as_read()
         await peer.publish(released=True)
     assert_same(await built_from(remote, tmp_path / "other"), expected)
+
+
+async def test_a_name_that_stands_for_another_file_is_changed_and_not_made(tmp_path: Path) -> None:
+    """As the plan says, and what others did with the old file under another name stays."""
+    async with opened(tmp_path / "data", Remote()) as peer:
+        year = await album(peer)
+        shot = await snapshot(peer)
+        peer.file_system.rename(year, b"small", ROOT_INODE, b"kept")
+        await peer.file(b"small", b"another", year)
+        planned = (await restore(peer, shot, b"photos", dry_run=True)).planned
+        report = await restore(peer, shot, b"photos")
+        assert (report.made, report.changed) == (
+            sum(one.action == "make" for one in planned),
+            sum(one.action == "change" for one in planned),
+        )
+        assert report.changed and not report.made and not report.problems
