@@ -36,13 +36,13 @@ def test_a_million_files_are_checked_in_little_memory(tmp_path: Path) -> None:
     for options in ([], ["--remote"], ["--remote", "--read-data"]):
         begin = time.monotonic()
         command = [*SYNCER, "check", str(world.data), *options]
-        checked = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
         peak_bytes = 0
-        while checked.poll() is None:
-            peak_bytes = max(peak_bytes, peak_memory_bytes(checked.pid))
-            time.sleep(0.05)
-        assert checked.stdout is not None
-        said = checked.stdout.read()
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as checked:
+            while checked.poll() is None:
+                peak_bytes = max(peak_bytes, peak_memory_bytes(checked.pid))
+                time.sleep(0.05)
+            assert checked.stdout is not None
+            said = checked.stdout.read()
         print(f"{options}: {time.monotonic() - begin:.1f} s, {peak_bytes / 1e6:.0f} MB")
         assert (checked.returncode, said) == (0, "syncer: nothing is wrong\n")
         assert peak_bytes < MEMORY_MAX_BYTES
