@@ -19,7 +19,7 @@ from syncer.backends.open import open_backend
 from syncer.datadir import DataDirectory
 from syncer.engine import Engine, Settings
 from syncer.fs.namespace import Caller
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 from syncer.meta.importer import ImportedInode, Importer
 from syncer.meta.store import MetaStore
 from syncer.snapshots.repository import Wish, join

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from syncer.disk import NewNames, has_data, punch_hole, read_no_further
 from syncer.errors import LocalDamage
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 
 OPEN_FILES = 128
 

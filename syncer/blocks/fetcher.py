@@ -5,7 +5,7 @@ Runs in tasks of the nursery it was given, so a reader that gives up does not en
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -32,6 +32,8 @@ RANGE_SHARE, AHEAD_SHARE = 1 / 30, 1 / 10
 """One request, and all that is fetched ahead, should take no more than these parts of a reader's deadline."""
 RATE_WEIGHT = 0.3
 """How much the latest request counts in what is known of the line."""
+GRACE_S = 0.5
+"""Who waits for one thing alone hears at the deadline why it did not come; who waits for several, so much later."""
 AT_ONCE_BYTES = 256 * 1024
 """So much is opened on the event loop: two hops between threads take longer."""
 REMEMBER_S = 1.0
@@ -163,7 +165,7 @@ class Fetcher:
             for flight in flights.values():
                 await flight.done.wait()
         if scope.cancelled_caught:
-            raise DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s")
+            raise too_late(deadline_s)
         arrived = {number: flight.plain for number, flight in flights.items() if flight.plain is not None}
         return arrived, [flight.error for flight in flights.values() if flight.error is not None]
 
@@ -223,7 +225,7 @@ class Fetcher:
             if scope.cancelled_caught:
                 self.remote_ok = False
                 self._rate = 0.0
-                self._fail(item.blocks, DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s"))
+                self._fail(item.blocks, too_late(deadline_s))
         except (ObjectCorrupt, ObjectMissing) as error:
             is_neighbours = len(item.blocks) > 1 and isinstance(error, ObjectCorrupt)
             if is_neighbours or await self._find_again(item, error):
@@ -391,3 +393,16 @@ class Fetcher:
         flight = self._flights.pop(block.number, None)
         if flight is not None:
             flight.done.set()
+
+
+@contextlib.contextmanager
+def in_time(deadline_s: float) -> Iterator[None]:
+    """Within the block one deadline holds for everything that is waited for. Raises: DeadlinePassed."""
+    with trio.move_on_after(deadline_s + GRACE_S) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise too_late(deadline_s)
+
+
+def too_late(deadline_s: float) -> DeadlinePassed:
+    return DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s")

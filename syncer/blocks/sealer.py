@@ -21,7 +21,7 @@ from syncer.blocks.store import BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
 from syncer.errors import LocalDamage, SyncerError
-from syncer.meta.extents import Extent, Piece
+from syncer.meta.extent import Extent, Piece
 from syncer.meta.inodes import Inode
 from syncer.values import BLOCK_MAX_BYTES, SMALL_BYTES, BlockId
 

@@ -24,7 +24,7 @@ from syncer.blocks.packwriter import PackWriter
 from syncer.blocks.renewal import Renewal
 from syncer.blocks.retired import Retired
 from syncer.meta.blocktable import Block
-from syncer.meta.extents import Extent, Piece
+from syncer.meta.extent import Extent, Piece
 from syncer.meta.store import MetaStore
 from syncer.values import SMALL_BYTES, BlockId, PackId
 

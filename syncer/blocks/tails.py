@@ -18,7 +18,7 @@ from syncer.blocks.codec import block_id
 from syncer.blocks.cutter import DATA, HOLE, Cutter, new_cutter
 from syncer.blocks.store import BlockStore
 from syncer.errors import LocalDamage
-from syncer.meta.extents import Piece
+from syncer.meta.extent import Piece
 from syncer.meta.inodes import Inode
 from syncer.values import BlockId
 

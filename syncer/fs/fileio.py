@@ -13,17 +13,17 @@ from functools import partial
 
 import trio
 
+from syncer.blocks.fetcher import in_time
 from syncer.blocks.sealer import Sealer
 from syncer.blocks.store import NOTHING, BlockStore
 from syncer.blocks.syncing import Durability
 from syncer.blocks.tails import Tails
-from syncer.errors import BudgetExhausted, DeadlinePassed, LocalDamage
+from syncer.errors import BudgetExhausted, LocalDamage
 from syncer.fs.eraser import Eraser
 from syncer.fs.handles import OpenFile
 from syncer.fs.readahead import Limits, ReadAhead
-from syncer.meta.extents import Extent, Part
+from syncer.meta.extent import Extent, Part
 from syncer.meta.inodes import Inode
-from syncer.snapshots.history import GRACE_S
 from syncer.values import SMALL_BYTES
 
 FILE_MAX_BYTES = 2**44 - 4096
@@ -119,7 +119,7 @@ class FileIO:
         One deadline holds for all of it, but not for what is fetched: others may wait for that too.
         """
         deadline_s = self._limits.read_deadline_s
-        with trio.move_on_after(deadline_s + GRACE_S):
+        with in_time(deadline_s):
             for _ in range(4):
                 inode = self._meta.inodes.need(file.number)
                 end = min(offset + length, inode.size)
@@ -130,7 +130,6 @@ class FileIO:
                 if data is not None:
                     return data
             raise OSError(errno.EIO, "the file changes faster than it can be fetched")
-        raise DeadlinePassed(f"the remote did not deliver within {deadline_s:.0f} s")
 
     # --- writing -------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ On the event loop's thread only.
 from collections.abc import Callable, Iterable
 
 from syncer.fs.readahead import Reading
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
 from syncer.values import InodeNumber

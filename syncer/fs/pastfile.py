@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from syncer.blocks.store import NOTHING, BlockStore
 from syncer.errors import ObjectCorrupt, ObjectMissing
 from syncer.fs.readahead import Limits, ReadAhead, Reading
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 from syncer.snapshots.history import History
 from syncer.snapshots.nodes import Entry
 from syncer.values import FILE_END_MAX

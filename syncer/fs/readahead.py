@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from syncer.blocks.fetcher import RANGE_BYTES
 from syncer.blocks.store import BlockStore
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 
 START_BYTES = 1024 * 1024
 LOCAL_AHEAD_BYTES = 4 * 1024 * 1024

@@ -11,7 +11,7 @@ import trio
 
 from syncer.errors import ObjectCorrupt
 from syncer.fs.filesystem import FileSystem
-from syncer.meta.extents import Part
+from syncer.meta.extent import Part
 from syncer.meta.store import MetaStore
 from syncer.snapshots.extenttree import iter_extents
 from syncer.snapshots.history import History

@@ -9,50 +9,17 @@ A regular file is in one of two forms:
 Every method journaled here is told by its caller which dirty file took the bytes *after* they were written there.
 """
 
-import itertools
 from collections.abc import Collection, Container, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import NewType
 
 from syncer.meta.blocktable import CACHED_FILE, CACHED_ROW, BlockTable
 from syncer.meta.database import Database, Table, journaled
+from syncer.meta.extent import DirtyNumber, Extent, Part, Piece, laid_over
 from syncer.meta.inodes import Inode, InodeTable
 from syncer.meta.overlays import REGION_BYTES, OverlayTable
 from syncer.values import FILE_END_MAX, SMALL_BYTES, BlockId
 
-DirtyNumber = NewType("DirtyNumber", int)
-"""Names a file under dirty/; 1 or more, never reused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """*length* bytes of the file at *start*: source > 0 is a block's number, source < 0 the dirty file -source."""
-
-    start: int
-    length: int
-    source: int
-    source_offset: int
-
-    @property
-    def end(self) -> int:
-        return self.start + self.length
-
-    def part(self, start: int, end: int) -> "Extent":
-        """[start, end) of the file, which it covers."""
-        return Extent(start, end - start, self.source, self.source_offset + start - self.start)
-
-
 REMOVED_AT_ONCE = 512
 """So many extents one operation removes while others wait: about 10 ms."""
-
-Piece = tuple[int, int, BlockId, bytes | int]
-"""A sealed piece of a file: (start, length, block id, where its bytes are: themselves, to be kept as a row, or the
-number of the dirty file that holds just them and is to move into the cache)."""
-
-
-Part = tuple[int, int, BlockId, int]
-"""A slice of a block in a file: (start, length, block id, offset in the block)."""
 
 
 class ExtentTable(Table):
@@ -100,7 +67,7 @@ class ExtentTable(Table):
         ]
         for dirty in self._frozen(number) if frozen else self._overlays.of(number):
             ranges = self._overlays.ranges(dirty, start, end)
-            parts = _laid_over(parts, [Extent(low, high - low, -dirty, low) for low, high in ranges])
+            parts = laid_over(parts, [Extent(low, high - low, -dirty, low) for low, high in ranges])
         return parts
 
     def newest_frozen(self, number: int) -> int:
@@ -580,24 +547,3 @@ class ExtentTable(Table):
     def forget_cached(self) -> None:
         self._gone.clear()
         self._load_cuts()
-
-
-def _laid_over(parts: list[Extent], top: list[Extent]) -> list[Extent]:
-    """The extents of *top* and what they leave of *parts*. Both are in order and without overlaps; so is the result."""
-    if not top:
-        return parts
-    result = list(top)
-    first = 0
-    for extent in parts:
-        position = extent.start
-        while first < len(top) and top[first].end <= position:
-            first += 1
-        for above in itertools.islice(top, first, None):
-            if above.start >= extent.end:
-                break
-            if above.start > position:
-                result.append(extent.part(position, above.start))
-            position = above.end
-        if position < extent.end:
-            result.append(extent.part(position, extent.end))
-    return sorted(result, key=attrgetter("start"))

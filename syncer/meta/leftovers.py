@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from syncer.disk import data_ranges
 from syncer.meta.blocktable import CACHED_FILE, block_file, block_of_file
-from syncer.meta.extents import DirtyNumber, Extent
+from syncer.meta.extent import DirtyNumber, Extent
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
 from syncer.values import FILE_END_MAX, ROOT_INODE, BlockId, InodeNumber

@@ -5,6 +5,7 @@ and the list of packs last. What is pruned meanwhile may look missing, so it beg
 the command; what it needs to remember is in a Catalog on the disk.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from stat import S_ISDIR
@@ -170,19 +171,18 @@ class RemoteCheck:
             self._catalog.want([Want(record.root, ROOT, name=name)], None)
         newest = max([place for key in keys if (place := parse_seq_key(key))], default=None)
         gone = sorted((set(known) & still) - set(keys))
-        is_ours = not gone or await self._is_ours()
+        is_ours = True
+        with contextlib.suppress(ObjectCorrupt, ObjectMissing):
+            is_ours = not gone or await self._other_writer() is None
         for key in gone:  # another writer may have thinned them out, but nobody does that with the newest
             place = parse_seq_key(key)
             if is_ours or place is None or newest is None or place > newest:
                 self._note("snapshot-missing", key, "the snapshot is not on the remote any more")
 
-    async def _is_ours(self) -> bool:
-        """Whether nobody else is known to write to the repository. Raises: BackendError."""
-        try:
-            writer = current_writer(await read_peers(self._backend))
-        except (ObjectCorrupt, ObjectMissing):
-            return True
-        return writer is None or writer.machine == self._reader.state("machine")
+    async def _other_writer(self) -> PeerRecord | None:
+        """Who writes to the repository, if that is another machine. Raises: BackendError: that cannot be told."""
+        writer = current_writer(await read_peers(self._backend))
+        return None if writer is None or writer.machine == self._reader.state("machine") else writer
 
     async def _indexes(self) -> None:
         keys = await self._listed("index/")
@@ -307,10 +307,10 @@ class RemoteCheck:
         if not self._records:
             return None
         try:
-            writer = current_writer(await read_peers(self._backend))
+            writer = await self._other_writer()
         except (ObjectCorrupt, ObjectMissing) as error:
             return f"nothing is put on the remote, because it does not say who writes there: {error}"
-        if writer is not None and writer.machine != self._reader.state("machine"):
+        if writer is not None:
             return f"nothing is put on the remote: {writer.host} writes there now"
         known = {snapshot_key(peer, seq): record for peer, seq, _, record in self._reader.snapshots()}
         for finding in list(self._records):

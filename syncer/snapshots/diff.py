@@ -7,7 +7,7 @@ directories that came, while hardly anything went, not even with these: who need
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from stat import S_IFMT, S_ISDIR
 from typing import Literal
@@ -72,25 +72,6 @@ def _is_other_content(old: Entry, new: Entry) -> bool:
     return not same_times and (old.extents, old.tree) != (new.extents, new.tree)
 
 
-def compare(
-    old: Entry | None,
-    new: Entry | None,
-    load: Load,
-    path: bytes = b"",
-    ready: Callable[[Entry], None] = lambda directory: None,
-) -> list[Change]:
-    """Every difference between two states of what is at *path*, sorted by path; None where nothing was.
-
-    *ready* is called with each directory of the new state before it is looked into.
-
-    Raises: what *load* raises.
-    """
-    changes: list[Change] = []
-    each_change(old, new, load, changes.append, path, ready)
-    changes.sort(key=lambda change: (change.path.split(b"/"), change.kind))
-    return changes
-
-
 def each_change(
     old: Entry | None,
     new: Entry | None,
@@ -99,9 +80,12 @@ def each_change(
     path: bytes = b"",
     ready: Callable[[Entry], None] = lambda directory: None,
 ) -> None:
-    """As `compare`, but each difference is told as soon as it is sure, in no order.
+    """Tell every difference between two states of what is at *path*, each once it is sure; None where nothing was.
 
-    Only what is added under a path is told after what was removed there.
+    In no order, but what is added under a path is told after what was removed there. *ready* is called with each
+    directory of the new state before it is looked into.
+
+    Raises: what *load* raises.
     """
     _Comparison(load, ready, tell).run(old, new, path)
 
@@ -283,10 +267,3 @@ class Tally:
 
     def stat(self) -> Stat:
         return Stat(**self._counts, more_bytes=self._more_bytes, fewer_bytes=self._fewer_bytes)
-
-
-def stat_of(changes: Iterable[Change]) -> Stat:
-    tally = Tally()
-    for change in changes:
-        tally.add(change)
-    return tally.stat()

@@ -19,10 +19,11 @@ import trio
 
 from syncer.backends.base import Backend
 from syncer.backends.together import for_each
+from syncer.blocks.fetcher import in_time, too_late
 from syncer.blocks.store import BlockStore
-from syncer.errors import DeadlinePassed, ObjectCorrupt, ObjectMissing, SyncerError
+from syncer.errors import ObjectCorrupt, ObjectMissing, SyncerError
 from syncer.meta.blocktable import Block
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 from syncer.meta.snapshottable import KnownSnapshot
 from syncer.snapshots.decoded import DecodedNodes
 from syncer.snapshots.extenttree import iter_extents
@@ -58,8 +59,6 @@ REFRESH_S = 5.0
 """What the remote said is believed for so long before `snapshots` asks again."""
 LOOK_AFTER_S = 0.2
 """Who lists the snapshots that are known is not kept by listing those of the remote at the same time."""
-GRACE_S = 0.5
-"""Who waits for one thing alone hears at the deadline why it did not come; who waits for several, so much later."""
 READ_AT_ONCE = 100
 """So many snapshots are read before other tasks have their turn: half a millisecond."""
 INDEX_TRIES = 3
@@ -306,16 +305,9 @@ class History:
         await self._forget_if_gone(snapshot.place)
         return self._meta.snapshots.get(*snapshot.place) is not None
 
-    @contextlib.contextmanager
-    def in_time(self) -> Iterator[None]:
+    def in_time(self) -> contextlib.AbstractContextManager[None]:
         """Within the block one deadline holds for everything that is waited for. Raises: DeadlinePassed."""
-        with trio.move_on_after(self._deadline_s + GRACE_S) as scope:
-            yield
-        if scope.cancelled_caught:
-            raise self._too_late()
-
-    def _too_late(self) -> DeadlinePassed:
-        return DeadlinePassed(f"the remote did not deliver within {self._deadline_s:.0f} s")
+        return in_time(self._deadline_s)
 
     # --- what is in them -----------------------------------------------------------------------------------------
 
@@ -377,7 +369,7 @@ class History:
                     return question(load)
                 except _NotHere as missing:
                     arrived[missing.tree] = self._decoded.keep(missing.tree, await self.node(missing.tree))
-        raise self._too_late()
+        raise too_late(self._deadline_s)
 
     async def for_each(self, items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
         """Await *call* for each, as many at once as the remote likes. Raises: what the first that failed raised."""

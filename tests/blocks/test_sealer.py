@@ -9,7 +9,7 @@ import trio.testing
 
 from syncer.backends.memory import MemoryBackend
 from syncer.engine import Engine, Settings
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 from syncer.values import ROOT_INODE
 from tests.support.core_check import check_engine, check_sealed
 from tests.support.core_world import NEVER_S, open_world, read_whole, threads_as_awaits, write_file

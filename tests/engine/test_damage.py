@@ -13,7 +13,7 @@ from syncer.engine import Engine
 from syncer.errors import LocalDamage, ObjectCorrupt, ObjectMissing
 from syncer.meta import rules
 from syncer.meta.blocktable import CACHED_ROW, Block
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 from tests.support.opened import READER, WRITER, create, evict_all, flush, landed, opened
 
 DATA = os.urandom(200_000)

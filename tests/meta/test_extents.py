@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncer.meta.extents import Extent
+from syncer.meta.extent import Extent
 from syncer.meta.store import MetaStore
 from syncer.values import ROOT_INODE, BlockId, PeerId
 from tests.support.core_check import check_tables

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncer.snapshots.diff import Change, Tally, compare, each_change, stat_of
-from syncer.snapshots.nodes import Entry, Extent
+from syncer.snapshots.diff import Change, Stat, Tally, each_change
+from syncer.snapshots.nodes import Entry, Extent, Load
 from syncer.snapshots.tree import build_directory
 from tests.snapshots.nodebag import NodeBag
 from tests.snapshots.test_tree import make_entry
@@ -52,6 +52,19 @@ def folder(inode: int, **content: "Entry | Tree") -> Tree:
 def changes_of(old: Tree, new: Tree) -> list[Change]:
     forest = Forest()
     return compare(forest.directory(1, old), forest.directory(1, new), forest.bag.load)
+
+
+def compare(old: Entry | None, new: Entry | None, load: Load, path: bytes = b"") -> list[Change]:
+    changes: list[Change] = []
+    each_change(old, new, load, changes.append, path)
+    return sorted(changes, key=lambda change: (change.path.split(b"/"), change.kind))
+
+
+def stat_of(changes: list[Change]) -> Stat:
+    tally = Tally()
+    for change in changes:
+        tally.add(change)
+    return tally.stat()
 
 
 def told(old: Tree, new: Tree) -> list[tuple[object, ...]]:

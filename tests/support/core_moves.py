@@ -11,7 +11,7 @@ from typing import Any
 from blake3 import blake3
 
 from syncer.meta.blocktable import CACHED_ROW, NOT_CACHED
-from syncer.meta.extents import Piece
+from syncer.meta.extent import Piece
 from syncer.meta.inodes import Inode
 from syncer.meta.store import MetaStore
 from syncer.values import CONTENT, SMALL_BYTES, BlockId, PackId, PeerId, TreeId
